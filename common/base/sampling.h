@@ -1,0 +1,32 @@
+/* How the tokens of one request are chosen; walks from the API through both workers unchanged. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/limits.h"
+
+/* NUMERICS "Sampling". Ranges are checked where the request is parsed and again where it arrives on a worker. */
+struct bt_sampling {
+    float temperature;        /* 0..2; 0 = greedy */
+    float top_p;              /* (0, 1]; 1 = off */
+    float min_p;              /* [0, 1]; 0 = off */
+    int32_t top_k;            /* 0 = off */
+    float frequency_penalty;  /* -2..2, over generated tokens */
+    float presence_penalty;   /* -2..2, over generated tokens */
+    float repetition_penalty; /* (0, 10], over prompt and generated tokens; 1 = off */
+    uint64_t seed;            /* drawn by the router where the client gave none: the same for all attempts */
+    uint32_t max_tokens;      /* generated tokens allowed, >= 1 */
+    uint32_t min_tokens;      /* EOS and stop tokens are masked before this many */
+    bool ignore_eos;
+    bool want_hash; /* a logits hash with each token */
+    uint8_t n_stop_tokens;
+    int32_t stop_tokens[BT_STOP_TOKENS];
+};
+
+/* Why a choice ended. */
+enum bt_finish {
+    BT_FINISH_NONE,   /* it goes on */
+    BT_FINISH_STOP,   /* EOS or a stop token (workers), a stop string (router) */
+    BT_FINISH_LENGTH, /* max_tokens or the context's end */
+    BT_FINISH_ERROR,  /* non-finite logits */
+};
