@@ -5,7 +5,8 @@
 #include <stdlib.h>
 
 _Noreturn void bt_assert_failed(const char *condition, const char *file, int line) {
-    fprintf(stderr, "baton: broken invariant: %s (%s:%d); this is a defect in baton, please report it\n",
+    fprintf(stderr,
+            "baton: broken invariant: %s (%s:%d); this is a defect in baton, please report it\n",
             condition, file, line);
     abort();
 }

@@ -1,4 +1,5 @@
-/* Writes log lines to stderr, each with one write() so that lines of threads and processes do not mix. */
+/* Writes log lines to stderr, each with one write() so that lines of threads and processes do not
+ * mix. */
 #include "common/base/log.h"
 
 #include <stdarg.h>
@@ -34,8 +35,8 @@ void bt_log_write(enum bt_log_level level, const char *format, ...) {
     struct tm parts;
     gmtime_r(&now.tv_sec, &parts);
     char line[LINE_BYTES + 2];
-    int n = snprintf(line, LINE_BYTES, "%02d:%02d:%02d.%03ld %-5s %s: ", parts.tm_hour, parts.tm_min,
-                     parts.tm_sec, now.tv_nsec / 1000000, names[level], role_name);
+    int n = snprintf(line, LINE_BYTES, "%02d:%02d:%02d.%03ld %-5s %s: ", parts.tm_hour,
+                     parts.tm_min, parts.tm_sec, now.tv_nsec / 1000000, names[level], role_name);
     va_list args;
     va_start(args, format);
     int m = vsnprintf(line + n, (size_t)(LINE_BYTES - n), format, args);
@@ -44,7 +45,8 @@ void bt_log_write(enum bt_log_level level, const char *format, ...) {
     if (length > LINE_BYTES - 1)
         length = LINE_BYTES - 1;
     line[length++] = '\n';
-    /* A log that cannot be written (full disk, closed pipe) must not stop serving: the line is lost, nothing else. */
+    /* A log that cannot be written (full disk, closed pipe) must not stop serving: the line is
+     * lost, nothing else. */
     ssize_t written = write(STDERR_FILENO, line, length);
     (void)written;
 }

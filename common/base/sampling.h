@@ -5,7 +5,8 @@
 
 #include "common/base/limits.h"
 
-/* NUMERICS "Sampling". Ranges are checked where the request is parsed and again where it arrives on a worker. */
+/* NUMERICS "Sampling". Ranges are checked where the request is parsed and again where it arrives on
+ * a worker. */
 struct bt_sampling {
     float temperature;        /* 0..2; 0 = greedy */
     float top_p;              /* (0, 1]; 1 = off */
@@ -14,9 +15,9 @@ struct bt_sampling {
     float frequency_penalty;  /* -2..2, over generated tokens */
     float presence_penalty;   /* -2..2, over generated tokens */
     float repetition_penalty; /* (0, 10], over prompt and generated tokens; 1 = off */
-    uint64_t seed;            /* drawn by the router where the client gave none: the same for all attempts */
-    uint32_t max_tokens;      /* generated tokens allowed, >= 1 */
-    uint32_t min_tokens;      /* EOS and stop tokens are masked before this many */
+    uint64_t seed; /* drawn by the router where the client gave none: the same for all attempts */
+    uint32_t max_tokens; /* generated tokens allowed, >= 1 */
+    uint32_t min_tokens; /* EOS and stop tokens are masked before this many */
     bool ignore_eos;
     bool want_hash; /* a logits hash with each token */
     uint8_t n_stop_tokens;

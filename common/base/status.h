@@ -1,7 +1,8 @@
 /* The one set of result codes, and the sentence that explains a failure.
  *
- * 0 is success, positive values are progress, negative ones are failures grouped by what is lost: the request, the peer
- * or the process. One table (status.c) maps a status to its HTTP and gRPC codes; there is no other mapping. */
+ * 0 is success, positive values are progress, negative ones are failures grouped by what is lost:
+ * the request, the peer or the process. One table (status.c) maps a status to its HTTP and gRPC
+ * codes; there is no other mapping. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -34,13 +35,15 @@ typedef enum bt_status {
 
 enum { BT_ERROR_TEXT_BYTES = 256 };
 
-/* Why something failed, in one sentence that names the thing, the value and the bound. Owned by the caller. */
+/* Why something failed, in one sentence that names the thing, the value and the bound. Owned by the
+ * caller. */
 struct bt_error {
     bt_status status;
     char text[BT_ERROR_TEXT_BYTES];
 };
 
-/* Writes status and text into *err (which may be NULL) and returns status, so that `return bt_fail(err, ...)` works. */
+/* Writes status and text into *err (which may be NULL) and returns status, so that `return
+ * bt_fail(err, ...)` works. */
 bt_status bt_fail(struct bt_error *err, bt_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -51,17 +54,17 @@ bool bt_status_is_request(bt_status status);
 bool bt_status_is_peer(bt_status status);
 bool bt_status_is_process(bt_status status);
 
-#define BT_TRY(call)                                                                               \
-    do {                                                                                           \
-        bt_status bt_try_status_ = (call);                                                         \
-        if (bt_try_status_ < 0)                                                                    \
-            return bt_try_status_;                                                                 \
+#define BT_TRY(call)                       \
+    do {                                   \
+        bt_status bt_try_status_ = (call); \
+        if (bt_try_status_ < 0)            \
+            return bt_try_status_;         \
     } while (0)
 
 /* Needs a local `bt_status status` and a label. */
-#define BT_TRY_GOTO(call, label)                                                                   \
-    do {                                                                                           \
-        status = (call);                                                                           \
-        if (status < 0)                                                                            \
-            goto label;                                                                            \
+#define BT_TRY_GOTO(call, label) \
+    do {                         \
+        status = (call);         \
+        if (status < 0)          \
+            goto label;          \
     } while (0)
