@@ -141,10 +141,15 @@ static const struct bt_option *find(const struct bt_command *command, const char
 
 static bt_status parse_flags(const struct bt_command *command, int argc, char **argv, bool *seen,
                              const char **config, struct bt_error *err) {
+    bool only_words = false; /* behind "--" */
     for (int i = 1; i < argc; i++) {
         char *arg = argv[i];
-        if (strncmp(arg, "--", 2) || !arg[2]) {
-            if (arg[0] == '-' && arg[1])
+        if (!only_words && !strcmp(arg, "--")) {
+            only_words = true;
+            continue;
+        }
+        if (only_words || strncmp(arg, "--", 2)) {
+            if (!only_words && arg[0] == '-' && arg[1])
                 return bt_fail(err, BT_E_INVALID,
                                "unknown option %s; \"baton %s --help\" lists them", arg,
                                command->name);
@@ -314,7 +319,7 @@ void bt_config_help(const struct bt_command *command) {
 bt_status bt_config_parse(const struct bt_command *command, int argc, char **argv,
                           struct bt_error *err) {
     BT_ASSERT(command->n_options <= OPTIONS_MAX);
-    for (int i = 1; i < argc; i++) {
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             bt_config_help(command);
             return BT_DONE;

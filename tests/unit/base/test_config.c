@@ -70,6 +70,8 @@ static void test_defaults_and_flags(void **state) {
     assert_int_equal(v.routers.n_items, 3);
     assert_string_equal(v.routers.items[2], "c:3");
     assert_int_equal(v.n_words, 1);
+    assert_int_equal(PARSE(&v, &err, "--model=m", "--", "--help"), BT_OK);
+    assert_string_equal(v.words[0], "--help");
 }
 
 static void test_refusals_name_thing_value_and_bound(void **state) {

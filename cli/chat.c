@@ -1,0 +1,281 @@
+/* Sends chat turns to a router, prints the tokens as they come, then the request's stage times and
+ * verdict. */
+#include "cli/chat.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/http_client.h"
+#include "common/base/config.h"
+
+enum { GAPS_MAX = 1 << 16, LINE_BYTES = 1 << 16 };
+
+struct chat {
+    struct bt_http_client *client;
+    json_t *messages;
+    uint32_t max_tokens;
+    const char *temperature, *seed;
+    bool color;
+    /* The answer under way. */
+    double sent_ms, last_ms, first_ms; /* first_ms: after sending, < 0 until it comes */
+    double *gaps_ms;
+    size_t n_gaps;
+    char *text;
+    size_t text_bytes;
+    bool failed, ended;
+};
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static void append(struct chat *chat, const char *text) {
+    size_t n = strlen(text);
+    char *grown = realloc(chat->text, chat->text_bytes + n + 1);
+    if (!grown) {
+        chat->failed = true;
+        return;
+    }
+    memcpy(grown + chat->text_bytes, text, n + 1);
+    chat->text = grown;
+    chat->text_bytes += n;
+}
+
+static void take_delta(struct chat *chat, json_t *event) {
+    json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
+    const char *text =
+        json_string_value(json_object_get(json_object_get(choice, "delta"), "content"));
+    if (!choice)
+        return;
+    double now = now_ms();
+    if (chat->first_ms < 0)
+        chat->first_ms = now - chat->sent_ms;
+    else if (text && chat->n_gaps < GAPS_MAX)
+        chat->gaps_ms[chat->n_gaps++] = now - chat->last_ms;
+    chat->last_ms = now;
+    if (text && *text) {
+        fputs(text, stdout);
+        fflush(stdout);
+        append(chat, text);
+    }
+}
+
+static bool on_line(void *arg, const char *line, size_t length) {
+    struct chat *chat = arg;
+    static const char data[] = "data: ";
+    const char *json = !strncmp(line, data, sizeof data - 1) ? line + sizeof data - 1 : line;
+    if (!*json || *json == ':' || !strncmp(line, "event:", 6))
+        return true;
+    if (!strcmp(json, "[DONE]")) {
+        chat->ended = true;
+        return true;
+    }
+    json_error_t why;
+    json_t *event = json_loadb(json, length - (size_t)(json - line), 0, &why);
+    if (!event) {
+        fprintf(stderr, "\nchat: the server sent a line that is not JSON (%s): %.200s\n", why.text,
+                line);
+        chat->failed = true;
+        return false;
+    }
+    json_t *error = json_object_get(event, "error");
+    if (error) {
+        const char *message = json_string_value(json_object_get(error, "message"));
+        fprintf(stderr, "\nchat: %s\n", message ? message : "the server refused without a reason");
+        chat->failed = true;
+    } else {
+        take_delta(chat, event);
+    }
+    json_decref(event);
+    return true;
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Collects the one-line answer of /debug/requests. */
+static bool collect(void *arg, const char *line, size_t length) {
+    (void)length;
+    struct chat *chat = arg;
+    append(chat, line);
+    return true;
+}
+
+/* The request's own record on the router: {"requests": [{"stages": {"queue_ms": 0.1, ...},
+ * "verdict": {...}}]}. */
+static void print_record(struct chat *chat, const char *request_id) {
+    char path[128];
+    snprintf(path, sizeof path, "/debug/requests?id=%s", request_id);
+    struct bt_http_answer answer;
+    struct bt_error err;
+    chat->text_bytes = 0;
+    if (bt_http_client_request(chat->client, path, NULL, collect, chat, &answer, &err) != BT_OK ||
+        answer.code != 200) {
+        printf("(no stage times: %s)\n",
+               answer.code ? "the server keeps no record of this request" : err.text);
+        return;
+    }
+    json_t *root = json_loadb(chat->text ? chat->text : "", chat->text_bytes, 0, NULL);
+    json_t *record = json_array_get(json_object_get(root, "requests"), 0);
+    json_t *stages = json_object_get(record, "stages"), *value;
+    const char *key;
+    printf("  stages:  ");
+    const char *comma = "";
+    json_object_foreach(stages, key, value) {
+        size_t n = strlen(key);
+        if (n > 3 && !strcmp(key + n - 3, "_ms") && json_is_number(value)) {
+            printf("%s%.*s %.1f ms", comma, (int)n - 3, key, json_number_value(value));
+            comma = ", ";
+        }
+    }
+    json_t *verdict = json_object_get(record, "verdict");
+    const char *text = json_is_string(verdict)
+                           ? json_string_value(verdict)
+                           : json_string_value(json_object_get(verdict, "text"));
+    const char *prefill = json_string_value(json_object_get(record, "prefill_worker"));
+    const char *decode = json_string_value(json_object_get(record, "decode_worker"));
+    if (decode)
+        printf("\n  way:     %s%s%s", prefill ? prefill : "", prefill ? " -> " : "", decode);
+    printf("\n  verdict: %s\n", text ? text : "none");
+    json_decref(root);
+}
+
+static void print_times(struct chat *chat, const char *request_id) {
+    printf("\n\n%s", chat->color ? "\033[2m" : "");
+    qsort(chat->gaps_ms, chat->n_gaps, sizeof *chat->gaps_ms, by_size);
+    printf("  first token %.1f ms (TTFT)", chat->first_ms);
+    if (chat->n_gaps) {
+        double median = chat->gaps_ms[chat->n_gaps / 2], sum = 0;
+        for (size_t i = 0; i < chat->n_gaps; i++)
+            sum += chat->gaps_ms[i];
+        printf(", then %zu tokens %.1f ms apart (ITL, median), %.0f tokens/s", chat->n_gaps, median,
+               sum > 0 ? (double)chat->n_gaps * 1e3 / sum : 0);
+    }
+    printf("\n");
+    if (*request_id)
+        print_record(chat, request_id);
+    printf("%s\n", chat->color ? "\033[0m" : "");
+    fflush(stdout);
+}
+
+static void add_message(struct chat *chat, const char *role, const char *content) {
+    json_t *message = json_pack("{s:s, s:s%}", "role", role, "content", content, strlen(content));
+    if (!message || json_array_append_new(chat->messages, message) != 0) {
+        fprintf(stderr, "chat: \"%.40s\" is not valid UTF-8\n", content);
+        chat->failed = true;
+    }
+}
+
+/* Sends the conversation so far and prints the answer. */
+static bool turn(struct chat *chat, const char *prompt) {
+    chat->failed = chat->ended = false;
+    add_message(chat, "user", prompt);
+    if (chat->failed)
+        return false;
+    json_t *body = json_pack("{s:O, s:b, s:i}", "messages", chat->messages, "stream", 1,
+                             "max_tokens", (int)chat->max_tokens);
+    if (chat->temperature)
+        json_object_set_new(body, "temperature", json_real(strtod(chat->temperature, NULL)));
+    if (chat->seed)
+        json_object_set_new(body, "seed", json_integer(strtoll(chat->seed, NULL, 10)));
+    char *json = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    if (!json) {
+        fprintf(stderr, "chat: out of memory\n");
+        return false;
+    }
+    chat->text_bytes = chat->n_gaps = 0;
+    chat->first_ms = -1;
+    chat->sent_ms = now_ms();
+    struct bt_http_answer answer;
+    struct bt_error err;
+    bt_status status = bt_http_client_request(chat->client, "/v1/chat/completions", json, on_line,
+                                              chat, &answer, &err);
+    free(json);
+    if (status != BT_OK && !chat->failed)
+        fprintf(stderr, "\nchat: %s\n", err.text);
+    if (status != BT_OK || chat->failed || !chat->ended) {
+        json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
+        return false;
+    }
+    add_message(chat, "assistant", chat->text ? chat->text : "");
+    print_times(chat, answer.request_id);
+    return true;
+}
+
+static int converse(struct chat *chat) {
+    bool terminal = isatty(STDIN_FILENO);
+    char line[LINE_BYTES];
+    bool good = true;
+    if (terminal)
+        printf("Ask something; Ctrl-D ends.\n");
+    for (;;) {
+        if (terminal)
+            printf("> ");
+        fflush(stdout);
+        if (!fgets(line, sizeof line, stdin))
+            break;
+        line[strcspn(line, "\n")] = 0;
+        if (*line)
+            good = turn(chat, line) && good;
+    }
+    return good ? 0 : 1;
+}
+
+int bt_chat_main(int argc, char **argv) {
+    struct chat chat = {.messages = json_array(), .gaps_ms = calloc(GAPS_MAX, sizeof(double))};
+    const char *url, *words[1], *system = NULL;
+    size_t n_words = 0;
+    const struct bt_option options[] = {
+        {"url", BT_OPTION_STRING, &url, "http://127.0.0.1:8000", .argument = "URL",
+         .help = "The router."},
+        {"max-tokens", BT_OPTION_U32, &chat.max_tokens, "512", 1, 1u << 20, .argument = "N",
+         .help = "Longest answer, in tokens."},
+        {"temperature", BT_OPTION_STRING, &chat.temperature, .argument = "T",
+         .help = "0 always takes the likeliest token; 1 draws as the model says. Default: the "
+                 "server's (1)."},
+        {"seed", BT_OPTION_STRING, &chat.seed, .argument = "N",
+         .help = "The same seed gives the same answer."},
+        {"system", BT_OPTION_STRING, &system, .argument = "TEXT",
+         .help = "System message of the conversation."},
+    };
+    const struct bt_command command = {
+        .name = "chat",
+        .usage = "baton chat [--url URL] [PROMPT]",
+        .summary = "Asks a running cluster and shows the answer with its stage times. Without "
+                   "PROMPT it reads one question\n"
+                   "per line and keeps the conversation.",
+        .example = "  baton chat \"What is a KV cache?\"",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0],
+        .words = words,
+        .n_words_max = 1,
+        .n_words = &n_words,
+    };
+    struct bt_error err;
+    bt_status status = bt_config_parse(&command, argc, argv, &err);
+    int code = status == BT_DONE ? 0 : 2;
+    if (status == BT_OK)
+        status = bt_http_client_create(url, &chat.client, &err);
+    if (status < 0) {
+        fprintf(stderr, "baton chat: %s\n", err.text);
+    } else if (status == BT_OK) {
+        chat.color = isatty(STDOUT_FILENO);
+        if (system)
+            add_message(&chat, "system", system);
+        code = chat.failed ? 2 : n_words ? !turn(&chat, words[0]) : converse(&chat);
+    }
+    bt_http_client_destroy(chat.client);
+    json_decref(chat.messages);
+    free(chat.gaps_ms);
+    free(chat.text);
+    return code;
+}

@@ -1,0 +1,174 @@
+/* The tools' HTTP client. */
+#include "cli/http_client.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/http_struct.h>
+#include <event2/keyvalq_struct.h>
+
+enum { TIMEOUT_S = 600, LINE_BYTES_MAX = 16 << 20 };
+
+struct bt_http_client {
+    struct event_base *base;
+    char host[256];
+    int port;
+};
+
+/* One request and its answer. */
+struct exchange {
+    struct bt_http_client *client;
+    struct evbuffer *rest; /* the body's last, unfinished line */
+    bt_http_line *on_line;
+    void *arg;
+    struct bt_http_answer *answer;
+    bool ended, stopped;
+};
+
+bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
+                                struct bt_error *err) {
+    struct evhttp_uri *uri = evhttp_uri_parse(url);
+    const char *scheme = uri ? evhttp_uri_get_scheme(uri) : NULL,
+               *host = uri ? evhttp_uri_get_host(uri) : NULL;
+    const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
+    bool good = scheme && !strcmp(scheme, "http") && host && *host && strlen(host) < 256 &&
+                (!path || !*path || !strcmp(path, "/"));
+    struct bt_http_client *c = good ? calloc(1, sizeof *c) : NULL;
+    if (c) {
+        snprintf(c->host, sizeof c->host, "%s", host);
+        c->port = evhttp_uri_get_port(uri) < 0 ? 80 : evhttp_uri_get_port(uri);
+        c->base = event_base_new();
+    }
+    if (uri)
+        evhttp_uri_free(uri);
+    if (!good)
+        return bt_fail(err, BT_E_INVALID, "url \"%.100s\" is not of the form http://host:port",
+                       url);
+    if (!c || !c->base) {
+        bt_http_client_destroy(c);
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP client");
+    }
+    *client = c;
+    return BT_OK;
+}
+
+void bt_http_client_destroy(struct bt_http_client *client) {
+    if (!client)
+        return;
+    if (client->base)
+        event_base_free(client->base);
+    free(client);
+}
+
+static void stop(struct exchange *x) {
+    x->stopped = true;
+    event_base_loopbreak(x->client->base);
+}
+
+/* Hands over whole lines; at the end of the body also what stands behind the last line end. */
+static void take_lines(struct exchange *x, struct evbuffer *body, bool at_end) {
+    evbuffer_add_buffer(x->rest, body);
+    while (!x->stopped) {
+        size_t length = 0;
+        char *line = evbuffer_readln(x->rest, &length, EVBUFFER_EOL_CRLF);
+        if (!line && at_end && evbuffer_get_length(x->rest)) {
+            length = evbuffer_get_length(x->rest);
+            line = malloc(length + 1);
+            if (line && evbuffer_remove(x->rest, line, length) == (int)length)
+                line[length] = 0;
+        }
+        if (!line)
+            break;
+        if (!x->on_line(x->arg, line, length))
+            stop(x);
+        free(line);
+    }
+    if (evbuffer_get_length(x->rest) > LINE_BYTES_MAX)
+        stop(x);
+}
+
+static int on_headers(struct evhttp_request *request, void *arg) {
+    struct exchange *x = arg;
+    x->answer->code = evhttp_request_get_response_code(request);
+    const char *id = evhttp_find_header(evhttp_request_get_input_headers(request), "X-Request-Id");
+    snprintf(x->answer->request_id, sizeof x->answer->request_id, "%s", id ? id : "");
+    return 0;
+}
+
+static void on_chunk(struct evhttp_request *request, void *arg) {
+    take_lines(arg, evhttp_request_get_input_buffer(request), false);
+}
+
+static void on_done(struct evhttp_request *request, void *arg) {
+    struct exchange *x = arg;
+    /* NULL, or no code: nobody listens, or the connection was cut before the answer's end. */
+    if (request && evhttp_request_get_response_code(request)) {
+        take_lines(x, evhttp_request_get_input_buffer(request), true);
+        x->ended = !x->stopped;
+    }
+    event_base_loopbreak(x->client->base);
+}
+
+static void on_error(enum evhttp_request_error error, void *arg) {
+    (void)error;
+    struct exchange *x = arg;
+    event_base_loopbreak(x->client->base);
+}
+
+static bt_status run(struct exchange *x, struct evhttp_connection *connection, const char *path,
+                     const char *body, struct bt_error *err) {
+    struct evhttp_request *request = evhttp_request_new(on_done, x);
+    if (!request)
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP request");
+    char host[280];
+    snprintf(host, sizeof host, "%s:%d", x->client->host, x->client->port);
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
+    evhttp_add_header(headers, "Host", host);
+    evhttp_add_header(headers, "Connection", "close");
+    if (body) {
+        evhttp_add_header(headers, "Content-Type", "application/json");
+        evbuffer_add(evhttp_request_get_output_buffer(request), body, strlen(body));
+    }
+    evhttp_request_set_header_cb(request, on_headers);
+    evhttp_request_set_chunked_cb(request, on_chunk);
+    evhttp_request_set_error_cb(request, on_error);
+    if (evhttp_make_request(connection, request, body ? EVHTTP_REQ_POST : EVHTTP_REQ_GET, path) !=
+        0)
+        return bt_fail(err, BT_E_PEER_GONE, "cannot reach http://%s", host);
+    event_base_dispatch(x->client->base);
+    if (x->ended)
+        return BT_OK;
+    if (x->stopped)
+        return bt_fail(err, BT_E_CANCELLED, "the answer of http://%s%s was not read to its end",
+                       host, path);
+    if (!x->answer->code)
+        return bt_fail(err, BT_E_PEER_GONE, "no answer from http://%s; is a router running there?",
+                       host);
+    return bt_fail(err, BT_E_PEER_GONE, "the answer of http://%s%s was cut off", host, path);
+}
+
+bt_status bt_http_client_request(struct bt_http_client *client, const char *path, const char *body,
+                                 bt_http_line *on_line, void *arg, struct bt_http_answer *answer,
+                                 struct bt_error *err) {
+    *answer = (struct bt_http_answer){0};
+    struct exchange x = {.client = client, .on_line = on_line, .arg = arg, .answer = answer};
+    x.rest = evbuffer_new();
+    struct evhttp_connection *connection =
+        evhttp_connection_base_new(client->base, NULL, client->host, (unsigned short)client->port);
+    bt_status status;
+    if (x.rest && connection) {
+        evhttp_connection_set_timeout(connection, TIMEOUT_S);
+        status = run(&x, connection, path, body, err);
+    } else {
+        status = bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP connection");
+    }
+    if (connection)
+        evhttp_connection_free(connection);
+    if (x.rest)
+        evbuffer_free(x.rest);
+    return status;
+}

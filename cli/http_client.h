@@ -1,0 +1,32 @@
+/* A small HTTP client for the tools: one request at a time, the answer read line by line as it
+ * comes.
+ *
+ * On libevent's evhttp. Runs its own loop until the answer has ended, so it is called from the main
+ * thread and blocks. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/base/status.h"
+
+struct bt_http_client; /* one server; a connection is made per request */
+
+/* url: "http://host[:port]" and nothing behind it. */
+bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
+                                struct bt_error *err);
+void bt_http_client_destroy(struct bt_http_client *client);
+
+struct bt_http_answer {
+    int code;            /* HTTP status, 0 if none came */
+    char request_id[64]; /* X-Request-Id, empty if none */
+};
+
+/* Called for each whole line of the body, without its line end, NUL-terminated; the last line may
+ * lack one in the body. Answering false ends the exchange (the connection is cut). */
+typedef bool bt_http_line(void *arg, const char *line, size_t length);
+
+/* body NULL: GET, else POST of JSON. BT_OK once an answer has ended in order, whatever its code;
+ * BT_E_PEER_GONE where it was cut or nobody listens; BT_E_CANCELLED where on_line ended it. */
+bt_status bt_http_client_request(struct bt_http_client *client, const char *path, const char *body,
+                                 bt_http_line *on_line, void *arg, struct bt_http_answer *answer,
+                                 struct bt_error *err);

@@ -1,0 +1,394 @@
+/* Starts a router, prefill and decode workers as processes, asks the first question, restarts what
+ * dies, ends all. */
+#include "cli/up.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/children.h"
+#include "cli/http_client.h"
+#include "common/base/config.h"
+
+enum {
+    WORKERS_MAX = 32,
+    READY_WAIT_MS = 120000,
+    RESTART_MS = 500,
+    RESTARTS_MAX = 1000,
+    POLL_MS = 10
+};
+
+struct up {
+    const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context;
+    uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
+    bool once, insecure;
+    struct bt_child router, chat, workers[WORKERS_MAX];
+    size_t n_workers;
+    char url[128];
+    int signals;
+    double started_ms;
+    bool ready;
+    int n_stops; /* SIGINT or SIGTERM received */
+    int code;
+};
+
+static const char *const precisions[] = {"fast", "bf16", "exact"};
+static const char *const modes[] = {"auto", "always", "never"};
+
+static double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+}
+
+static uint32_t cpus(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
+}
+
+static bt_status start_router(struct up *up, struct bt_error *err) {
+    struct bt_child *router = &up->router;
+    bt_child_init(router, "router");
+    bt_child_arg(router, "router");
+    bt_child_arg(router, "--model=%s", up->model);
+    bt_child_arg(router, "--host=%s", up->host);
+    bt_child_arg(router, "--port=%u", up->port);
+    bt_child_arg(router, "--registry-listen=127.0.0.1:0");
+    bt_child_arg(router, "--disaggregate=%s", modes[up->disaggregate]);
+    bt_child_arg(router, "--die-with-parent");
+    if (up->served_name)
+        bt_child_arg(router, "--served-model-name=%s", up->served_name);
+    if (up->insecure)
+        bt_child_arg(router, "--insecure");
+    return bt_child_start(router, true, err);
+}
+
+static bt_status start_worker(struct up *up, const char *role, uint32_t index, const char *registry,
+                              struct bt_error *err) {
+    struct bt_child *worker = &up->workers[up->n_workers++];
+    char name[32];
+    snprintf(name, sizeof name, "%s-%u", role, index);
+    bt_child_init(worker, name);
+    bt_child_arg(worker, "%s", role);
+    bt_child_arg(worker, "--name=%s", name);
+    bt_child_arg(worker, "--model=%s", up->model);
+    bt_child_arg(worker, "--router=%s", registry);
+    bt_child_arg(worker, "--threads=%u", up->threads);
+    bt_child_arg(worker, "--precision=%s", precisions[up->precision]);
+    bt_child_arg(worker, "--die-with-parent");
+    if (up->kv_tokens)
+        bt_child_arg(worker, "--kv-tokens=%s", up->kv_tokens);
+    if (up->kv_memory)
+        bt_child_arg(worker, "--kv-memory=%s", up->kv_memory);
+    if (up->max_context)
+        bt_child_arg(worker, "--max-context=%s", up->max_context);
+    return bt_child_start(worker, true, err);
+}
+
+static void tell(struct bt_child *child, int signal) {
+    if (child->pid > 0)
+        kill(child->pid, signal);
+}
+
+static bool drop_line(void *arg, const char *line, size_t length) {
+    (void)arg, (void)line, (void)length;
+    return true;
+}
+
+/* Whether the router says that it can serve. */
+static bool is_ready(const struct up *up) {
+    struct bt_http_client *client = NULL;
+    struct bt_http_answer answer = {0};
+    struct bt_error err;
+    bool ready =
+        bt_http_client_create(up->url, &client, &err) == BT_OK &&
+        bt_http_client_request(client, "/ready", NULL, drop_line, NULL, &answer, &err) == BT_OK &&
+        answer.code == 200;
+    bt_http_client_destroy(client);
+    return ready;
+}
+
+static void on_ready(struct up *up) {
+    up->ready = true;
+    printf("Serving %s/v1 after %.0f ms: 1 router, %u prefill, %u decode. Ctrl-C ends.\n", up->url,
+           now_ms() - up->started_ms, up->n_prefill, up->n_decode);
+    fflush(stdout);
+    if (!up->prompt)
+        return;
+    printf("\n> %s\n", up->prompt);
+    fflush(stdout);
+    bt_child_init(&up->chat, "chat");
+    bt_child_arg(&up->chat, "chat");
+    bt_child_arg(&up->chat, "--url=%s", up->url);
+    bt_child_arg(&up->chat, "--temperature=0");
+    bt_child_arg(&up->chat, "--");
+    bt_child_arg(&up->chat, "%s", up->prompt);
+    struct bt_error err;
+    if (bt_child_start(&up->chat, false, &err) != BT_OK) {
+        fprintf(stderr, "baton up: %s\n", err.text);
+        up->code = 1;
+    }
+}
+
+/* Ends the cluster: the router first, so that its streams finish; the workers once it is gone. */
+static void stop(struct up *up, int code) {
+    up->n_stops++;
+    if (code)
+        up->code = code;
+    int signal = up->n_stops > 1 ? SIGKILL : SIGTERM;
+    tell(&up->chat, SIGTERM);
+    tell(&up->router, signal);
+    for (size_t i = 0; i < up->n_workers; i++) {
+        up->workers[i].restart_at_ms = 0;
+        if (up->n_stops > 1 || up->router.pid <= 0)
+            tell(&up->workers[i], signal);
+    }
+}
+
+static const char *how_it_ended(int status, char *text, size_t bytes) {
+    if (WIFSIGNALED(status))
+        snprintf(text, bytes, "was ended by signal %d", WTERMSIG(status));
+    else
+        snprintf(text, bytes, "ended with exit code %d", WEXITSTATUS(status));
+    return text;
+}
+
+static void on_worker_end(struct up *up, struct bt_child *worker, int status) {
+    char how[64];
+    if (up->n_stops)
+        return;
+    how_it_ended(status, how, sizeof how);
+    if (!worker->ready[0] && !worker->n_restarts) {
+        fprintf(stderr, "baton up: %s %s before it was ready; its reason stands above\n",
+                worker->name, how);
+        stop(up, WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
+        return;
+    }
+    fprintf(stderr, "baton up: %s %s, starting it again\n", worker->name, how);
+    worker->n_restarts++;
+    worker->restart_at_ms = now_ms() + RESTART_MS;
+}
+
+static void on_router_end(struct up *up, int status) {
+    char how[64];
+    if (!up->n_stops) {
+        fprintf(stderr, "baton up: router %s\n", how_it_ended(status, how, sizeof how));
+        stop(up, WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 1);
+        return;
+    }
+    for (size_t i = 0; i < up->n_workers; i++)
+        tell(&up->workers[i], SIGTERM);
+}
+
+static void on_chat_end(struct up *up, int status) {
+    int code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    if (up->once && !up->n_stops)
+        stop(up, code);
+}
+
+static void reap(struct up *up) {
+    int status;
+    for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+        if (pid == up->router.pid) {
+            up->router.pid = 0;
+            on_router_end(up, status);
+        } else if (pid == up->chat.pid) {
+            up->chat.pid = 0;
+            on_chat_end(up, status);
+        }
+        for (size_t i = 0; i < up->n_workers; i++) {
+            if (pid == up->workers[i].pid) {
+                up->workers[i].pid = 0;
+                on_worker_end(up, &up->workers[i], status);
+            }
+        }
+    }
+}
+
+static void on_signal(struct up *up) {
+    struct signalfd_siginfo info;
+    while (read(up->signals, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGCHLD)
+            continue;
+        if (!up->n_stops)
+            printf("\nEnding; open streams finish first. Once more ends at once.\n");
+        stop(up, 0);
+    }
+    reap(up);
+}
+
+static bool all_ended(const struct up *up) {
+    bool running = up->router.pid > 0 || up->chat.pid > 0;
+    for (size_t i = 0; i < up->n_workers; i++)
+        running = running || up->workers[i].pid > 0;
+    return !running;
+}
+
+static void start_workers(struct up *up) {
+    char registry[64], http[64];
+    struct bt_error err;
+    bt_status status = BT_OK;
+    if (!bt_child_ready_value(&up->router, "registry", registry, sizeof registry) ||
+        !bt_child_ready_value(&up->router, "http", http, sizeof http))
+        return;
+    snprintf(up->url, sizeof up->url, "http://%s", http);
+    for (uint32_t i = 0; i < up->n_prefill && status == BT_OK; i++)
+        status = start_worker(up, "prefill", i, registry, &err);
+    for (uint32_t i = 0; i < up->n_decode && status == BT_OK; i++)
+        status = start_worker(up, "decode", i, registry, &err);
+    if (status != BT_OK) {
+        fprintf(stderr, "baton up: %s\n", err.text);
+        stop(up, 1);
+    }
+}
+
+static void restart_due(struct up *up) {
+    struct bt_error err;
+    for (size_t i = 0; i < up->n_workers; i++) {
+        struct bt_child *worker = &up->workers[i];
+        if (worker->restart_at_ms == 0 || now_ms() < worker->restart_at_ms)
+            continue;
+        if (worker->n_restarts > RESTARTS_MAX || bt_child_start(worker, true, &err) != BT_OK) {
+            fprintf(stderr, "baton up: giving %s up\n", worker->name);
+            stop(up, 1);
+        }
+    }
+}
+
+/* Waits for output, signals or the next poll, and handles them. */
+static void turn(struct up *up) {
+    struct pollfd fds[WORKERS_MAX + 2];
+    struct bt_child *owners[WORKERS_MAX + 2];
+    nfds_t n = 0;
+    fds[n++] = (struct pollfd){.fd = up->signals, .events = POLLIN};
+    for (size_t i = 0; i <= up->n_workers; i++) {
+        struct bt_child *child = i < up->n_workers ? &up->workers[i] : &up->router;
+        if (child->out >= 0) {
+            owners[n] = child;
+            fds[n++] = (struct pollfd){.fd = child->out, .events = POLLIN};
+        }
+    }
+    bool busy = !up->ready && up->n_workers;
+    poll(fds, n, busy ? POLL_MS : 250);
+    for (nfds_t i = 1; i < n; i++)
+        if (fds[i].revents)
+            bt_child_read(owners[i]);
+    on_signal(up);
+    if (up->n_stops)
+        return;
+    if (!up->n_workers && up->router.ready[0])
+        start_workers(up);
+    else if (busy && is_ready(up))
+        on_ready(up);
+    else if (!up->ready && now_ms() - up->started_ms > READY_WAIT_MS) {
+        fprintf(stderr, "baton up: not ready after %d s\n", READY_WAIT_MS / 1000);
+        stop(up, 1);
+    }
+    restart_due(up);
+}
+
+static int run(struct up *up) {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    up->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
+    struct bt_error err;
+    if (up->signals < 0 || start_router(up, &err) != BT_OK) {
+        fprintf(stderr, "baton up: %s\n", up->signals < 0 ? strerror(errno) : err.text);
+        return 1;
+    }
+    while (!all_ended(up))
+        turn(up);
+    for (size_t i = 0; i < up->n_workers; i++)
+        bt_child_fini(&up->workers[i]);
+    bt_child_fini(&up->router);
+    bt_child_fini(&up->chat);
+    close(up->signals);
+    return up->code;
+}
+
+static int parse_and_run(struct up *up, int argc, char **argv) {
+    const struct bt_option options[] = {
+        {"model", BT_OPTION_STRING, &up->model, .argument = "FILE", .required = true,
+         .help = "The model, a GGUF file."},
+        {"prefill", BT_OPTION_U32, &up->n_prefill, "1", 0, WORKERS_MAX / 2, .argument = "N",
+         .help = "Prefill workers."},
+        {"decode", BT_OPTION_U32, &up->n_decode, "1", 1, WORKERS_MAX / 2, .argument = "M",
+         .help = "Decode workers."},
+        {"host", BT_OPTION_STRING, &up->host, "127.0.0.1", .argument = "ADDRESS",
+         .help = "HTTP address."},
+        {"port", BT_OPTION_U32, &up->port, "8000", 0, 65535, .argument = "P",
+         .help = "HTTP port; 0 lets the system choose."},
+        {"threads", BT_OPTION_U32, &up->threads, "0", 0, 256, .argument = "T",
+         .help = "Compute threads of each worker; 0 shares this machine's CPUs among the workers."},
+        {"precision", BT_OPTION_CHOICE, &up->precision, "fast",
+         .choices = {"fast", "bf16", "exact"}, .argument = "PROFILE",
+         .help = "Arithmetic profile of all workers."},
+        {"disaggregate", BT_OPTION_CHOICE, &up->disaggregate, "auto",
+         .choices = {"auto", "always", "never"}, .argument = "MODE",
+         .help = "Where prompts are computed: on prefill workers always, on decode workers "
+                 "(never), or short ones there."},
+        {"kv-tokens", BT_OPTION_STRING, &up->kv_tokens, .argument = "N",
+         .help = "KV cache of each worker, in tokens."},
+        {"kv-memory", BT_OPTION_STRING, &up->kv_memory, .argument = "BYTES",
+         .help = "The same in bytes (64m, 1g)."},
+        {"max-context", BT_OPTION_STRING, &up->max_context, .argument = "N",
+         .help = "Longest prompt and answer together, in tokens."},
+        {"served-model-name", BT_OPTION_STRING, &up->served_name, .argument = "NAME",
+         .help = "Name of the model in the API."},
+        {"prompt", BT_OPTION_STRING, &up->prompt, .argument = "TEXT",
+         .help = "Ask this once all is ready."},
+        {"once", BT_OPTION_FLAG, &up->once, "no", .help = "End after the answer to --prompt."},
+        {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
+         .help = "Allow an address other than loopback although nothing is encrypted."},
+    };
+    const struct bt_command command = {
+        .name = "up",
+        .usage = "baton up --model FILE [--prefill N] [--decode M] [--port P]",
+        .summary = "Starts a whole cluster on this machine: a router, prefill workers and decode "
+                   "workers, as processes that\n"
+                   "end with this one. A worker that dies is started again; its streams go on "
+                   "elsewhere meanwhile.",
+        .example = "  baton up --model model.gguf --prefill 2 --decode 2\n"
+                   "  curl localhost:8000/v1/completions -d '{\"prompt\": \"Once upon a time\", "
+                   "\"max_tokens\": 32}'",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0],
+    };
+    struct bt_error err;
+    bt_status status = bt_config_parse(&command, argc, argv, &err);
+    if (status < 0) {
+        fprintf(stderr, "baton up: %s\n", err.text);
+        return 2;
+    }
+    if (status == BT_DONE)
+        return 0;
+    if (!up->threads) {
+        uint32_t share = cpus() / (up->n_prefill + up->n_decode);
+        up->threads = share ? share : 1;
+    }
+    up->started_ms = now_ms();
+    return run(up);
+}
+
+int bt_up_main(int argc, char **argv) {
+    struct up *up = calloc(1, sizeof *up); /* the children's line buffers are large */
+    if (!up) {
+        fprintf(stderr, "baton up: out of memory\n");
+        return 1;
+    }
+    int code = parse_and_run(up, argc, argv);
+    free(up);
+    return code;
+}
