@@ -126,8 +126,8 @@ static bt_status set(const struct bt_option *option, const char *where, const ch
     case BT_OPTION_LIST:
         return parse_list(option, where, value, err);
     }
-    BT_ASSERT(!"option kind");
-    return BT_E_INTERNAL;
+    return bt_fail(err, BT_E_INTERNAL, "option --%s has the unknown kind %d", option->name,
+                   (int)option->kind);
 }
 
 static const struct bt_option *find(const struct bt_command *command, const char *name,

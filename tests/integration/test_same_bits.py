@@ -1,0 +1,123 @@
+"""Disaggregated serving gives the bits of single-process serving: the logits hash of every step is compared."""
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from cluster import Cluster
+
+LENGTHS = [1, 15, 16, 17, 31, 32, 33, 255, 256, 257, 1000]
+PAGE = 16
+SAMPLINGS = {"greedy": {"temperature": 0}, "seeded": {"temperature": 0.9, "top_p": 0.95, "top_k": 40, "seed": 12345}}
+TOPOLOGIES = {"1P+1D": (1, 1), "2P+2D": (2, 2)}
+
+
+def prompt(length, vocab, seed=1):
+    """Prompts of one seed are prefixes of each other, those of different seeds differ from the first token on."""
+    rng = random.Random(seed)
+    return [rng.randrange(3, vocab) for _ in range(length)]
+
+
+def rows(lengths, vocab):
+    """(name, prompt, sampling fields, wave). Waves are run one after another: the later ones find prefixes."""
+    for kind, fields in SAMPLINGS.items():
+        for i, length in enumerate(lengths):
+            yield f"cold {kind} {length}", prompt(length, vocab, seed=100 + i), fields, "alone"
+        for i, length in enumerate(lengths):
+            yield f"prefix {kind} {length}", prompt(length, vocab, seed=100 + i), fields, "alone again"
+        for i in range(16):
+            length = lengths[i % len(lengths)]
+            yield f"together {kind} {i} {length}", prompt(length, vocab, seed=200 + i), fields, "together"
+        for i in range(16):
+            length = lengths[(i * 5) % len(lengths)]
+            yield f"together prefix {kind} {i} {length}", prompt(length, vocab, seed=200), fields, "together again"
+
+
+def run(cluster, table, max_tokens):
+    """{name: (token ids, hashes, request id)}"""
+    out = {}
+
+    def one(name, tokens, fields):
+        choice = cluster.complete(tokens, max_tokens=max_tokens, ignore_eos=True, **fields)
+        assert len(choice["token_ids"]) == max_tokens == len(choice["logits_hashes"]), name
+        out[name] = (choice["token_ids"], choice["logits_hashes"], choice["request_id"])
+
+    table = list(table)
+    for wave in dict.fromkeys(row[3] for row in table):
+        batch = [row[:3] for row in table if row[3] == wave]
+        if wave.startswith("alone"):
+            for row in batch:
+                one(*row)
+        else:
+            with ThreadPoolExecutor(16) as pool:
+                for done in [pool.submit(one, *row) for row in batch]:
+                    done.result()
+    return out
+
+
+def compare(got, expected):
+    assert got.keys() == expected.keys()
+    for name in expected:
+        assert got[name][0] == expected[name][0], f"{name}: other tokens"
+        assert got[name][1] == expected[name][1], f"{name}: other logits"
+
+
+def check_bytes(cluster, results, prompts, page_bytes):
+    """Every request moved exactly the pages that D lacked, and the counters know of nothing else."""
+    total = 0
+    for name, (_, _, request_id) in results.items():
+        (record,) = cluster.json(f"/debug/requests?id={request_id}")["requests"]
+        pages = -(-len(prompts[name]) // PAGE)
+        assert record["pages"] == pages, (name, record)
+        assert record["kv_bytes"] == (pages - record["pages_held"]) * page_bytes, (name, record)
+        assert record["prefill_worker"] and record["prefill_worker"] != record["decode_worker"], (name, record)
+        assert record["placement"] == "split", (name, record)
+        total += record["kv_bytes"]
+    received = sum(v for k, v in cluster.metrics().items()
+                   if k.startswith("baton_kv_transfer_bytes_total") and 'role="decode"' in k)
+    assert received == total
+
+
+def matrix(baton, model, logs, table, max_tokens, page_bytes, topologies, worker_args):
+    prompts = {row[0]: row[1] for row in table}
+    with Cluster(baton, model, logs, prefill=0, decode=1, disaggregate="never", worker_args=worker_args) as cluster:
+        expected = run(cluster, table, max_tokens)
+    for n_prefill, n_decode in topologies:
+        with Cluster(baton, model, logs, prefill=n_prefill, decode=n_decode, disaggregate="always",
+                     router_args=("--debug-requests", 1000), worker_args=worker_args) as cluster:
+            got = run(cluster, table, max_tokens)
+            compare(got, expected)
+            check_bytes(cluster, got, prompts, page_bytes)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_tiny(baton, tiny, logs, topology, precision):
+    # 2 layers x 2 KV heads x 32 dims x (K and V) x 16 tokens, bf16 or f32
+    element = 4 if precision == "exact" else 2
+    matrix(baton, tiny, logs, list(rows(LENGTHS, 512)), 8, 2 * 2 * 32 * 2 * PAGE * element, [TOPOLOGIES[topology]],
+           ["--precision", precision, "--kv-tokens", 32768, "--threads", 1])
+
+
+def test_threads_and_chunks(baton, tiny, logs):
+    """Other thread counts and chunk sizes on each worker change nothing."""
+    table = [row for row in rows([17, 257, 1000], 512)]
+    with Cluster(baton, tiny, logs, prefill=0, decode=1, disaggregate="never", worker_args=["--threads", 1]) as cluster:
+        expected = run(cluster, table, 8)
+    for threads, chunk in [(2, 16), (1, 48), (2, 512)]:
+        with Cluster(baton, tiny, logs, prefill=1, decode=1, disaggregate="always",
+                     worker_args=["--threads", threads, "--chunk-tokens", chunk]) as cluster:
+            compare(run(cluster, table, 8), expected)
+
+
+@pytest.mark.slow
+def test_smollm2(baton, smollm2, logs):
+    """Twenty rows on the default model, up to 1,500 tokens."""
+    table = []
+    for kind, fields in SAMPLINGS.items():
+        for i, length in enumerate([1, 16, 33, 257, 1500]):
+            table.append((f"cold {kind} {length}", prompt(length, 40000, seed=i), fields, "alone"))
+        for i, length in enumerate([15, 31, 256, 1500, 1000]):
+            table.append((f"together {kind} {length}", prompt(length, 40000, seed=4), fields, "together"))
+    # 30 layers x 3 KV heads x 64 dims x (K and V) x 16 tokens x bf16
+    matrix(baton, smollm2, logs, table, 6, 30 * 3 * 64 * 2 * PAGE * 2, TOPOLOGIES.values(),
+           ["--kv-tokens", 16384, "--threads", 1])

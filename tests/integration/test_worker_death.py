@@ -1,0 +1,81 @@
+"""Workers are killed in mid-stream: the client's text and every logits hash are those of an undisturbed run."""
+import http.client
+import json
+import random
+import threading
+
+import pytest
+from cluster import Cluster
+
+N_TOKENS = 48
+SAMPLINGS = [{"temperature": 0}, {"temperature": 1, "seed": 7}]
+PROMPT = [5 + i % 400 for i in range(70)]
+
+
+def stream(cluster, on_token=None, **fields):
+    """(token ids, hashes, text) of one streamed completion; on_token(n) is called as they come."""
+    connection = http.client.HTTPConnection(cluster.host, cluster.port, timeout=120)
+    body = {"prompt": PROMPT, "max_tokens": N_TOKENS, "ignore_eos": True, "stream": True, "return_token_ids": True,
+            "return_logits_hash": True, **fields}
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    ids, hashes, text, done = [], [], "", False
+    for line in answer:
+        line = line.strip()
+        if not line.startswith(b"data: "):
+            assert not line.startswith(b"event: error"), line
+            continue
+        if line == b"data: [DONE]":
+            done = True
+            continue
+        event = json.loads(line[6:])
+        assert "error" not in event, event
+        for choice in event["choices"]:
+            text += choice["text"]
+            ids += choice.get("token_ids") or []
+            hashes += choice.get("logits_hashes") or []
+        if on_token:
+            on_token(len(ids))
+    connection.close()
+    assert done, "the stream was cut"
+    return ids, hashes, text
+
+
+def rounds(long, sanitized):
+    return 100 if long else 4 if sanitized else 12
+
+
+@pytest.mark.parametrize("role", ["decode", "prefill"])
+def test_kill(baton, tiny, logs, long, sanitized, role):
+    rng = random.Random(1)
+    with Cluster(baton, tiny, logs, prefill=2 if role == "prefill" else 1, decode=2 if role == "decode" else 1,
+                 worker_args=["--kv-tokens", 8192, "--threads", 1]) as cluster:
+        expected = {json.dumps(s): stream(cluster, **s) for s in SAMPLINGS}
+        for i in range(rounds(long, sanitized)):
+            sampling = SAMPLINGS[i % 2]
+            at = rng.randrange(1, N_TOKENS)
+            killed = threading.Event()
+            name = None
+
+            def kill(n):
+                nonlocal name
+                if n >= at and not killed.is_set():
+                    killed.set()
+                    (live,) = [r for r in cluster.json("/debug/requests")["requests"] if r["state"] != "ended"]
+                    name = live["decode_worker"]
+                    cluster.workers[name].kill()
+
+            if role == "decode":
+                got = stream(cluster, kill, **sampling)
+            else:
+                name = f"prefill-{rng.randrange(2)}"
+                cluster.request("POST", "/debug/flush", {})
+                timer = threading.Timer(rng.random() * 0.03, cluster.workers[name].kill)
+                timer.start()
+                got = stream(cluster, **sampling)
+                timer.join()
+            assert got == expected[json.dumps(sampling)], f"round {i}, killed {name} at token {at}"
+            cluster.start_worker(role, name).wait_ready()
+            cluster.wait_for(lambda: sum(w["state"] == "up" for w in cluster.json("/debug/workers")["workers"]) == 3,
+                             "all three workers are attached")
