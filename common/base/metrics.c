@@ -2,6 +2,7 @@
 #include "common/base/metrics.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <event2/buffer.h>
