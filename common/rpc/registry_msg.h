@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/base/census.h"
 #include "common/base/fingerprint.h"
 #include "common/base/id.h"
 #include "common/base/limits.h"
@@ -21,11 +22,6 @@ enum bt_role { BT_ROLE_PREFILL = 1, BT_ROLE_DECODE = 2 };
 struct bt_attempt {
     uint64_t request; /* never reused by an incarnation; 0 is no request */
     uint32_t attempt; /* 1, 2, ... */
-};
-
-/* Pages by state; the sum is the pool (DESIGN "Every page is in one state"). */
-struct bt_census {
-    uint32_t total, free, cached, reserved, filling, armed, landed, live, quarantined;
 };
 
 /* How a worker's part of an attempt ended. The router's reaction stands in router/core.c, one
