@@ -10,9 +10,12 @@
 #include "common/base/status.h"
 
 struct bt_ring {
-    /* Each index has one writer; they stand on cache lines of their own. */
-    _Alignas(64) _Atomic uint32_t head; /* producer: next to write */
-    _Alignas(64) _Atomic uint32_t tail; /* consumer: next to read */
+    /* Each index has one writer; padding keeps them off each other's cache line (no _Alignas: an
+     * owner on the heap would have to allocate aligned). */
+    _Atomic uint32_t head; /* producer: next to write */
+    uint8_t head_padding[124];
+    _Atomic uint32_t tail; /* consumer: next to read */
+    uint8_t tail_padding[124];
     uint8_t *elements;
     uint32_t n_elements; /* a power of two */
     uint32_t element_bytes;
