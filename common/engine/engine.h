@@ -24,11 +24,15 @@ struct bt_engine_params {
     bool pin;           /* one CPU for each of them */
     uint32_t pin_first_cpu;
     enum bt_profile profile;
-    uint32_t n_pages;     /* of the KV cache, ids 0 .. n_pages - 1 */
+    /* Pages of the KV cache: at most n_pages (0: no such bound) and what kv_bytes_max holds (0: no
+     * such bound); not both 0. bt_engine_info says how many they became. */
+    uint32_t n_pages;
+    uint64_t kv_bytes_max;
     uint32_t max_rows;    /* rows in a step */
     uint32_t max_seqs;    /* sequences in a step */
     uint32_t max_context; /* positions of a sequence; 0, or more than the model has: the model's */
-    /* Called on the creating thread while weights are packed; may be NULL. */
+    /* Called while weights are packed, on a thread of the engine while create waits; may be NULL.
+     */
     void (*progress)(void *arg, uint64_t bytes_done, uint64_t bytes_total);
     void *progress_arg;
 };
@@ -42,6 +46,7 @@ struct bt_engine_info {
     uint32_t n_layers;
     uint32_t n_vocab;     /* tokens in a step must be below it: refuse others where they arrive */
     uint32_t max_context; /* positions of a sequence, as limited by params and model */
+    uint32_t n_pages;     /* ids 0 .. n_pages - 1 */
     uint32_t n_threads;
     const char *kernels; /* "avx512"... */
     int32_t eos[BT_ENGINE_EOS_MAX];
@@ -54,8 +59,8 @@ struct bt_engine_info {
 };
 
 /* Loads the model, takes all memory that steps will ever need, starts the threads. Refuses with a
- * sentence a file that cannot be read or is not supported, and numbers out of range: n_pages,
- * max_rows and max_seqs at least 1. */
+ * sentence a file that cannot be read or is not supported, and numbers out of range: max_rows,
+ * max_seqs and the pages at least 1. */
 bt_status bt_engine_create(const struct bt_engine_params *params, struct bt_engine **out,
                            struct bt_error *err);
 /* Waits for the step that runs, joins the threads, frees. NULL is accepted. */
