@@ -124,11 +124,15 @@ static bt_status refuse_rope_scaling(const struct bt_gguf *gguf, struct bt_error
                        (int)(type.n_bytes < 32 ? type.n_bytes : 32), type.text);
     BT_TRY(read_optional_f32(gguf, "llama.rope.scaling.factor", &factor, err));
     BT_TRY(read_optional_f32(gguf, "llama.rope.scale_linear", &linear, err));
-    /* With no type, llama.cpp reads a factor as linear scaling; 0 means that there is none. */
-    if ((factor != 1 && factor != 0) || (linear != 1 && linear != 0))
-        return bt_fail(err, BT_E_UNSUPPORTED, "%s is %g, scaled positions are not supported",
-                       factor != 1 ? "llama.rope.scaling.factor" : "llama.rope.scale_linear",
-                       (double)(factor != 1 ? factor : linear));
+    /* A factor without a type would mean linear scaling; 0 means that there is none. */
+    if (factor != 1 && factor != 0)
+        return bt_fail(err, BT_E_UNSUPPORTED,
+                       "llama.rope.scaling.factor is %g, scaled positions are not supported",
+                       (double)factor);
+    if (linear != 1 && linear != 0)
+        return bt_fail(err, BT_E_UNSUPPORTED,
+                       "llama.rope.scale_linear is %g, scaled positions are not supported",
+                       (double)linear);
     return BT_OK;
 }
 
