@@ -77,6 +77,10 @@ void bt_kv_hold_release(struct bt_kv_pool *pool, struct bt_kv_hold *hold);
 /* Pages that releasing the hold would make free or cached now (no other reference), and its
  * promises. */
 uint32_t bt_kv_hold_gain(const struct bt_kv_pool *pool, const struct bt_kv_hold *hold);
+/* XXH3-64 over the sums (u64 little-endian) of the hold's pages from first_page on, in (page,
+ * layer) order: the manifest of a commit. */
+uint64_t bt_kv_hold_manifest(const struct bt_kv_pool *pool, const struct bt_kv_hold *hold,
+                             uint32_t first_page);
 
 /* ---- one page ---- */
 
@@ -93,6 +97,7 @@ uint64_t *bt_kv_page_sum(struct bt_kv_pool *pool, uint32_t layer, uint32_t page)
  * ends. */
 void bt_kv_page_receive_begin(struct bt_kv_pool *pool, uint32_t page);
 void bt_kv_page_receive_end(struct bt_kv_pool *pool, uint32_t page);
+uint32_t bt_kv_page_receives(const struct bt_kv_pool *pool, uint32_t page);
 
 /* ---- the index ---- */
 
