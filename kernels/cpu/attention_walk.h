@@ -1,0 +1,167 @@
+/* Walks the pieces of a paged cache for a tile of query rows: which rows see what, and in which
+ * order pieces are merged. Each path includes it and brings the arithmetic of one piece and of the
+ * merge.
+ *
+ * Query rows and the query heads of one kv head are packed together (packed row = row * n_group +
+ * head), so that K and V are read once for all heads that share them. */
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/cpu/layout.h"
+#include "kernels/cpu/scalar.h"
+
+enum {
+    WALK_ROWS_MAX = 8, /* packed rows that a path computes at once */
+    WALK_TILE_MAX = 48 /* packed rows whose running sums are kept while K and V pass by */
+};
+
+/* One piece for 1 .. WALK_ROWS_MAX packed rows. */
+struct piece {
+    const uint8_t *k[PIECE_PAGES]; /* this head's K in each page; NULL outside page_first .. end */
+    const uint8_t *v[PIECE_PAGES];
+    uint32_t page_first, page_end;
+    uint32_t n_rows, head_dim;
+    uint32_t low[WALK_ROWS_MAX],
+        high[WALK_ROWS_MAX]; /* visible keys of the piece; low == high: none */
+    float scale;
+    const void *q; /* bf16: [head_dim / 2][n_rows][2], f32: [head_dim][n_rows] */
+    /* Out, for rows that see a key. */
+    float m[WALK_ROWS_MAX], l[WALK_ROWS_MAX];
+    float o[WALK_ROWS_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
+};
+
+struct walk_path {
+    uint32_t rows_max;
+    void (*piece_bf16)(struct piece *p);
+    void (*piece_f32)(struct piece *p);
+    void (*merge)(float *sum, const float *o, uint32_t n, float a,
+                  float b); /* sum = fma(sum, a, o * b) */
+    void (*divide)(float *out, const float *sum, uint32_t n, float l);
+};
+
+struct walk {
+    const struct bt_attention *args;
+    const struct walk_path *path;
+    uint32_t first, n;                        /* packed rows of this tile */
+    uint32_t q[WALK_TILE_MAX * HEAD_DIM_MAX]; /* prepared, sub-tile after sub-tile */
+    float m[WALK_TILE_MAX], l[WALK_TILE_MAX];
+    uint8_t seen[WALK_TILE_MAX]; /* a piece has been merged */
+    float o[WALK_TILE_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
+};
+
+static inline uint32_t walk_low(const struct bt_attention *args, uint32_t packed) {
+    uint32_t at = args->position + packed / args->n_group;
+    return args->window && at + 1 > args->window ? at + 1 - args->window : 0;
+}
+
+static inline uint32_t walk_high(const struct bt_attention *args, uint32_t packed) {
+    return args->position + packed / args->n_group + 1;
+}
+
+static inline const float *walk_q(const struct bt_attention *args, uint32_t packed) {
+    uint32_t head = args->kv_head * args->n_group + packed % args->n_group;
+    return args->q + packed / args->n_group * args->q_stride + (size_t)head * args->head_dim;
+}
+
+/* Lays out the queries of one sub-tile as the piece wants them. */
+static inline void walk_prepare_q(struct walk *w, uint32_t at, uint32_t n_rows) {
+    uint32_t head_dim = w->args->head_dim;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        const float *q = walk_q(w->args, w->first + at + r);
+        if (w->args->cache == BT_CACHE_F32) {
+            for (uint32_t d = 0; d < head_dim; d++)
+                w->q[(size_t)at * head_dim + (size_t)d * n_rows + r] = to_bits(q[d]);
+        } else {
+            for (uint32_t d = 0; d < head_dim / 2; d++)
+                w->q[(size_t)at * head_dim + (size_t)d * n_rows + r] =
+                    (uint32_t)f32_to_bf16(q[2 * d]) | (uint32_t)f32_to_bf16(q[2 * d + 1]) << 16;
+        }
+    }
+}
+
+/* Cuts the visible range of each row to this piece; 0 if no row sees any of it. */
+static inline int walk_cut(const struct walk *w, uint32_t piece_i, uint32_t at, struct piece *p) {
+    uint32_t start = piece_i * PIECE, low = PIECE, high = 0;
+    for (uint32_t r = 0; r < p->n_rows; r++) {
+        uint32_t from = walk_low(w->args, w->first + at + r);
+        uint32_t to = walk_high(w->args, w->first + at + r);
+        from = from < start ? 0 : from - start < PIECE ? from - start : PIECE;
+        to = to < start ? 0 : to - start < PIECE ? to - start : PIECE;
+        p->low[r] = from < to ? from : 0;
+        p->high[r] = from < to ? to : 0;
+        if (from < to) {
+            low = from < low ? from : low;
+            high = to > high ? to : high;
+        }
+    }
+    if (low >= high)
+        return 0;
+    p->page_first = low / PAGE;
+    p->page_end = (high + PAGE - 1) / PAGE;
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        size_t bytes = head_bytes(w->args->cache, p->head_dim);
+        p->k[i] =
+            (const uint8_t *)w->args->pages[piece_i * PIECE_PAGES + i] + w->args->kv_head * bytes;
+        p->v[i] = p->k[i] + bytes / 2;
+    }
+    return 1;
+}
+
+static inline void walk_merge(struct walk *w, uint32_t row, const struct piece *p, uint32_t r) {
+    float m = p->m[r], top = w->seen[row] && w->m[row] > m ? w->m[row] : m;
+    float a = w->seen[row] ? exp_f32(w->m[row] - top) : 0.0f, b = exp_f32(m - top);
+    w->l[row] = fused(w->l[row], a, p->l[r] * b);
+    w->path->merge(w->o[row], p->o[r], p->head_dim, a, b);
+    w->m[row] = top;
+    w->seen[row] = 1;
+}
+
+static inline void walk_tile(struct walk *w) {
+    const struct bt_attention *args = w->args;
+    uint32_t step = w->path->rows_max;
+    struct piece p;
+    p.head_dim = args->head_dim;
+    p.scale = args->scale;
+    for (uint32_t row = 0; row < w->n; row++) {
+        w->m[row] = w->l[row] = 0.0f;
+        w->seen[row] = 0;
+        memset(w->o[row], 0, args->head_dim * sizeof(float));
+    }
+    for (uint32_t at = 0; at < w->n; at += step)
+        walk_prepare_q(w, at, w->n - at < step ? w->n - at : step);
+    uint32_t piece_i = walk_low(args, w->first) / PIECE;
+    uint32_t last = (walk_high(args, w->first + w->n - 1) - 1) / PIECE;
+    for (; piece_i <= last; piece_i++)
+        for (uint32_t at = 0; at < w->n; at += step) {
+            p.n_rows = w->n - at < step ? w->n - at : step;
+            if (!walk_cut(w, piece_i, at, &p))
+                continue;
+            p.q = w->q + (size_t)at * args->head_dim;
+            if (args->cache == BT_CACHE_BF16)
+                w->path->piece_bf16(&p);
+            else
+                w->path->piece_f32(&p);
+            for (uint32_t r = 0; r < p.n_rows; r++)
+                if (p.low[r] < p.high[r])
+                    walk_merge(w, at + r, &p, r);
+        }
+    for (uint32_t row = 0; row < w->n; row++) {
+        uint32_t packed = w->first + row,
+                 head = args->kv_head * args->n_group + packed % args->n_group;
+        float *out = args->out + packed / args->n_group * args->out_stride;
+        w->path->divide(out + (size_t)head * args->head_dim, w->o[row], args->head_dim, w->l[row]);
+    }
+}
+
+static inline void walk_attention(const struct bt_attention *args, const struct walk_path *path) {
+    struct walk w;
+    uint32_t n = args->n_rows * args->n_group;
+    uint32_t tile = WALK_TILE_MAX / path->rows_max * path->rows_max;
+    w.args = args;
+    w.path = path;
+    for (w.first = 0; w.first < n; w.first += tile) {
+        w.n = n - w.first < tile ? n - w.first : tile;
+        walk_tile(&w);
+    }
+}

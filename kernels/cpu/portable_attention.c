@@ -1,0 +1,95 @@
+/* Portable attention: one packed row at a time over the pieces of a paged cache. */
+#include "kernels/cpu/attention_walk.h"
+#include "kernels/cpu/portable.h"
+
+/* Scores of one page by the bf16 rule over dims, K [head_dim / 2][16][2]. */
+static void scores_bf16(const uint16_t *k, const uint32_t *q, uint32_t head_dim, float s[PAGE]) {
+    for (int t = 0; t < PAGE; t++)
+        s[t] = 0.0f;
+    for (uint32_t d = 0; d < head_dim / 2; d++, k += PAGE * 2) {
+        float even = bf16_to_f32((uint16_t)q[d]), odd = bf16_to_f32((uint16_t)(q[d] >> 16));
+        for (int t = 0; t < PAGE; t++) {
+            s[t] = fused_bf16(bf16_to_f32(k[2 * t + 1]), odd, s[t]);
+            s[t] = fused_bf16(bf16_to_f32(k[2 * t]), even, s[t]);
+        }
+    }
+}
+
+/* Scores of one page by the exact rule, K [head_dim][16]. */
+static void scores_f32(const float *k, const float *q, uint32_t head_dim, float s[PAGE]) {
+    for (int t = 0; t < PAGE; t++)
+        s[t] = 0.0f;
+    for (uint32_t d = 0; d < head_dim; d++, k += PAGE)
+        for (int t = 0; t < PAGE; t++)
+            s[t] = s[t] + k[t] * q[d];
+}
+
+/* From scores to e = exp(score - m), m and l; a masked key's e is exactly 0. */
+static void soften(struct piece *p, float e[PIECE]) {
+    float m = -__builtin_inff(), lanes[16] = {0};
+    for (uint32_t t = p->low[0]; t < p->high[0]; t++) {
+        e[t] = e[t] * p->scale;
+        m = e[t] > m ? e[t] : m;
+    }
+    for (uint32_t t = p->page_first * PAGE; t < p->page_end * PAGE; t++) {
+        e[t] = t >= p->low[0] && t < p->high[0] ? exp_f32(e[t] - m) : 0.0f;
+        lanes[t % 16] += e[t];
+    }
+    p->m[0] = m;
+    p->l[0] = tree_f32(lanes);
+}
+
+static void piece_bf16(struct piece *p) {
+    float e[PIECE], *o = p->o[0];
+    for (uint32_t i = p->page_first; i < p->page_end; i++)
+        scores_bf16((const uint16_t *)(const void *)p->k[i], p->q, p->head_dim, e + i * PAGE);
+    soften(p, e);
+    for (uint32_t d = 0; d < p->head_dim; d++)
+        o[d] = 0.0f;
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const uint16_t *v = (const uint16_t *)(const void *)p->v[i];
+        for (uint32_t t = 0; t < PAGE; t += 2, v += (size_t)p->head_dim * 2) {
+            float even = bf16_to_f32(f32_to_bf16(e[i * PAGE + t]));
+            float odd = bf16_to_f32(f32_to_bf16(e[i * PAGE + t + 1]));
+            for (uint32_t d = 0; d < p->head_dim; d++) {
+                o[d] = fused_bf16(bf16_to_f32(v[2 * d + 1]), odd, o[d]);
+                o[d] = fused_bf16(bf16_to_f32(v[2 * d]), even, o[d]);
+            }
+        }
+    }
+    /* How many masked pages were read must not show in the sign of a zero. */
+    for (uint32_t d = 0; d < p->head_dim; d++)
+        o[d] = o[d] + 0.0f;
+}
+
+static void piece_f32(struct piece *p) {
+    float e[PIECE], *o = p->o[0];
+    for (uint32_t i = p->page_first; i < p->page_end; i++)
+        scores_f32((const float *)(const void *)p->k[i], p->q, p->head_dim, e + i * PAGE);
+    soften(p, e);
+    for (uint32_t d = 0; d < p->head_dim; d++)
+        o[d] = 0.0f;
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const float *v = (const float *)(const void *)p->v[i];
+        for (uint32_t t = 0; t < PAGE; t++, v += p->head_dim)
+            for (uint32_t d = 0; d < p->head_dim; d++)
+                o[d] = o[d] + v[d] * e[i * PAGE + t];
+    }
+    for (uint32_t d = 0; d < p->head_dim; d++)
+        o[d] = o[d] + 0.0f;
+}
+
+static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
+    for (uint32_t d = 0; d < n; d++)
+        sum[d] = fused(sum[d], a, o[d] * b);
+}
+
+static void divide(float *out, const float *sum, uint32_t n, float l) {
+    for (uint32_t d = 0; d < n; d++)
+        out[d] = sum[d] / l;
+}
+
+void NAME(attention)(const struct bt_attention *args) {
+    static const struct walk_path path = {1, piece_bf16, piece_f32, merge, divide};
+    walk_attention(args, &path);
+}
