@@ -196,7 +196,7 @@ static uint32_t find_last(struct bt_sampler *s, uint32_t n, uint32_t n_max, doub
 static int32_t pick(struct bt_sampler *s, const struct bt_sampling *how, uint32_t index) {
     struct cut cut = {how->min_p * s->kernels->max(s->values, s->n_vocab), UINT32_MAX};
     if (!(cut.floor > 0))
-        cut.floor = 0x1p-149f; /* everything that is not masked */
+        cut.floor = 0x1p-126f; /* everything that is not masked; our exp gives no less */
     uint32_t n = collect(s, &cut);
     if (how->top_k > 0 && (uint32_t)how->top_k < n) {
         cut.last = find_last(s, n, (uint32_t)how->top_k, INFINITY);

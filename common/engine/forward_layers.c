@@ -1,0 +1,489 @@
+/* The layers of a Llama-type model, phase by phase, and the two ways to spread them over threads.
+ *
+ * Many rows: each task carries a block of rows through all phases that need no other row, so that a
+ * layer has two barriers (before the cache is written, and after). Few rows: each phase is cut by
+ * columns, so that all threads stream the weights together. The cut changes no bit: every output
+ * element is computed whole by one task, in the order that the numerics contract fixes. */
+#include <string.h>
+#include <xxhash.h>
+
+#include "common/base/assert.h"
+#include "common/base/limits.h"
+#include "common/device/device.h"
+#include "common/engine/forward_state.h"
+
+_Static_assert((int)BT_PAGE_TOKENS == (int)BT_KERNELS_PAGE_TOKENS,
+               "pages of cache and kernels are the same");
+
+enum {
+    BLOCK_ROWS_MAX = 32, /* a block's activations stay in a core's L2 */
+    BLOCK_ROWS_MIN = 16, /* fewer rows for each thread: cut by columns instead */
+    PARTS_PER_THREAD = 4,
+    ROWS_PER_TASK = 4, /* of phases that go row by row, where rows are few */
+};
+
+/* Rows [first, end) of x, and part `part` of `n_parts` of every matrix's columns. */
+struct span {
+    uint32_t first, end;
+    uint32_t part, n_parts;
+};
+
+/* y = W x for one of the matrices that read the same rows. */
+struct product {
+    const struct bt_matrix *matrix;
+    float *y;
+    size_t y_stride;
+};
+
+static const struct bt_layer_weights *layer_weights(const struct bt_forward *f) {
+    return &f->p.weights->layers[f->layer];
+}
+
+static uint32_t q_dim(const struct bt_forward *f) {
+    return f->shape.n_heads * f->shape.head_dim;
+}
+
+static uint32_t kv_dim(const struct bt_forward *f) {
+    return f->shape.n_kv_heads * f->shape.head_dim;
+}
+
+static uint32_t qkv_stride(const struct bt_forward *f) {
+    return q_dim(f) + 2 * kv_dim(f);
+}
+
+/* ---- Products ---- */
+
+/* Makes the rows ready for every matrix that will read them; mixed files need two forms. */
+static void prepare(const struct bt_forward *f, const struct bt_prepared_rows *rows,
+                    const struct product *products, uint32_t n_products, const float *x,
+                    uint32_t n_in, const struct span *s) {
+    uint32_t done = 0;
+    for (uint32_t i = 0; i < n_products; i++) {
+        enum bt_prepared form = f->kernels->prepared_for(products[i].matrix->pack);
+        if (done & 1u << form)
+            continue;
+        done |= 1u << form;
+        f->kernels->prepare(form, x, n_in, s->first, s->end, n_in, rows->form[form]);
+    }
+}
+
+static uint32_t n_tiles(const struct bt_matrix *m) {
+    return (m->n_out + BT_KERNELS_TILE - 1) / BT_KERNELS_TILE;
+}
+
+/* The products stand side by side in one row of column tiles; a part is a range of it. */
+static void multiply(const struct bt_forward *f, const struct bt_prepared_rows *rows,
+                     const struct product *products, uint32_t n_products, bool add,
+                     const struct span *s) {
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n_products; i++)
+        total += n_tiles(products[i].matrix);
+    uint32_t first = (uint32_t)((uint64_t)total * s->part / s->n_parts);
+    uint32_t end = (uint32_t)((uint64_t)total * (s->part + 1) / s->n_parts);
+    for (uint32_t i = 0, at = 0; i < n_products; at += n_tiles(products[i++].matrix)) {
+        const struct bt_matrix *m = products[i].matrix;
+        uint32_t tile_first = first > at ? first - at : 0;
+        uint32_t tile_end = end > at ? end - at : 0;
+        if (tile_end > n_tiles(m))
+            tile_end = n_tiles(m);
+        if (tile_first >= tile_end)
+            continue;
+        uint32_t col_end = tile_end * BT_KERNELS_TILE;
+        f->kernels->linear(&(struct bt_linear){
+            .pack = m->pack,
+            .weights = m->packed,
+            .n_in = m->n_in,
+            .n_out = m->n_out,
+            .x = rows->form[f->kernels->prepared_for(m->pack)],
+            .row_first = s->first,
+            .row_end = s->end,
+            .col_first = tile_first * BT_KERNELS_TILE,
+            .col_end = col_end < m->n_out ? col_end : m->n_out,
+            .y = products[i].y,
+            .y_stride = products[i].y_stride,
+            .add = add,
+        });
+    }
+}
+
+enum { N_QKV = 3, N_GATE_UP = 2 };
+
+static void qkv_products(const struct bt_forward *f, struct product out[N_QKV]) {
+    const struct bt_layer_weights *w = layer_weights(f);
+    out[0] = (struct product){&w->wq, f->qkv, qkv_stride(f)};
+    out[1] = (struct product){&w->wk, f->qkv + q_dim(f), qkv_stride(f)};
+    out[2] = (struct product){&w->wv, f->qkv + q_dim(f) + kv_dim(f), qkv_stride(f)};
+}
+
+static struct product out_product(const struct bt_forward *f) {
+    return (struct product){&layer_weights(f)->wo, f->x, f->shape.dim};
+}
+
+static void gate_up_products(const struct bt_forward *f, struct product out[N_GATE_UP]) {
+    const struct bt_layer_weights *w = layer_weights(f);
+    out[0] = (struct product){&w->w_gate, f->gate, f->shape.ffn_dim};
+    out[1] = (struct product){&w->w_up, f->up, f->shape.ffn_dim};
+}
+
+static struct product down_product(const struct bt_forward *f) {
+    return (struct product){&layer_weights(f)->w_down, f->x, f->shape.dim};
+}
+
+/* ---- The phases of a layer, in the order of the paper (Touvron et al. 2023) ---- */
+
+/* x = embedding of the tokens. */
+static void embed(const struct bt_forward *f, const struct span *s) {
+    const struct bt_gguf_tensor *t = f->p.model->token_embd;
+    size_t row_bytes = (size_t)(t->n_bytes / f->shape.n_vocab);
+    for (uint32_t row = s->first; row < s->end; row++) {
+        uint32_t token = (uint32_t)f->step->tokens[row];
+        int result =
+            f->kernels->dequantise((enum bt_tensor_type)t->type, t->data + token * row_bytes,
+                                   f->shape.dim, f->x + (size_t)row * f->shape.dim);
+        BT_ASSERT(result == 0); /* the model's types and shapes were checked */
+    }
+}
+
+static void normalise(const struct bt_forward *f, const float *weight, const struct span *s) {
+    size_t dim = f->shape.dim;
+    for (uint32_t row = s->first; row < s->end; row++)
+        f->kernels->rmsnorm(f->x + row * dim, weight, f->shape.dim, f->shape.norm_eps,
+                            f->normed + row * dim);
+}
+
+static void norm_before_attention(const struct bt_forward *f, const struct span *s) {
+    struct product products[N_QKV];
+    qkv_products(f, products);
+    normalise(f, layer_weights(f)->attn_norm, s);
+    prepare(f, &f->in_dim, products, N_QKV, f->normed, f->shape.dim, s);
+}
+
+/* q, k, v = W normed x. */
+static void project_qkv(const struct bt_forward *f, const struct span *s) {
+    struct product products[N_QKV];
+    qkv_products(f, products);
+    multiply(f, &f->in_dim, products, N_QKV, false, s);
+}
+
+/* Rotates q and k of the rows in one page, puts k and v into it, and sums it if that is wanted. */
+static void write_page(const struct bt_forward *f, const struct bt_page_job *job) {
+    const struct bt_model_shape *shape = &f->shape;
+    const struct bt_step_seq *seq = &f->step->seqs[job->seq];
+    size_t stride = qkv_stride(f), half = shape->n_rot / 2;
+    float *q = f->qkv + job->first_row * stride;
+    for (uint32_t i = 0; i < job->n_rows; i++) {
+        size_t position = (size_t)job->page * BT_PAGE_TOKENS + job->slot + i;
+        f->kernels->rope(q + i * stride, shape->n_heads + shape->n_kv_heads, shape->head_dim,
+                         shape->n_rot, f->cos + position * half, f->sin + position * half, 0);
+    }
+    void *page = bt_kv_memory_page(f->p.kv, f->layer, seq->pages[job->page]);
+    f->kernels->cache_write(&(struct bt_cache_write){
+        .cache = f->cache,
+        .page = page,
+        .slot = job->slot,
+        .n_tokens = job->n_rows,
+        .n_kv_heads = shape->n_kv_heads,
+        .head_dim = shape->head_dim,
+        .k = q + q_dim(f),
+        .v = q + q_dim(f) + kv_dim(f),
+        .stride = stride,
+    });
+    uint32_t end = job->slot + job->n_rows;
+    if (end < BT_PAGE_TOKENS)
+        f->kernels->zero_tail(f->cache, page, end, shape->n_kv_heads, shape->head_dim);
+    uint32_t sum = job->page - seq->first_sum; /* wraps where the page stands before them */
+    if (sum < seq->n_sums)
+        f->step->sums[(size_t)f->layer * f->step->n_sums + seq->sums_at + sum] =
+            XXH3_64bits(page, f->p.kv->page_bytes);
+}
+
+/* Sums of pages that were wanted, but that this step does not write. */
+static void sum_other_pages(const struct bt_forward *f) {
+    for (uint32_t i = 0; i < f->step->n_seqs; i++) {
+        const struct bt_step_seq *seq = &f->step->seqs[i];
+        uint32_t first = seq->position / BT_PAGE_TOKENS;
+        uint32_t last = (seq->position + seq->n_rows - 1) / BT_PAGE_TOKENS;
+        for (uint32_t j = 0; j < seq->n_sums; j++) {
+            uint32_t page = seq->first_sum + j;
+            if (page < first || page > last)
+                f->step->sums[(size_t)f->layer * f->step->n_sums + seq->sums_at + j] = XXH3_64bits(
+                    bt_kv_memory_page(f->p.kv, f->layer, seq->pages[page]), f->p.kv->page_bytes);
+        }
+    }
+}
+
+/* attended = softmax(q k / sqrt(Dh)) v, for rows [first, end) of one query and one kv head. */
+static void attend(const struct bt_forward *f, const struct bt_query *query, uint32_t first,
+                   uint32_t end, uint32_t kv_head, uint32_t thread) {
+    const struct bt_step_seq *seq = &f->step->seqs[query->seq];
+    const void **pages = f->page_pointers + thread * f->n_page_pointers;
+    uint32_t position = query->position + first;
+    uint32_t n_pages = (query->position + end - 1) / BT_PAGE_TOKENS + 1;
+    for (uint32_t i = 0; i < n_pages; i++)
+        pages[i] = bt_kv_memory_page(f->p.kv, f->layer, seq->pages[i]);
+    f->kernels->attention(&(struct bt_attention){
+        .cache = f->cache,
+        .pages = pages,
+        .kv_head = kv_head,
+        .n_group = f->shape.n_heads / f->shape.n_kv_heads,
+        .head_dim = f->shape.head_dim,
+        .position = position,
+        .n_rows = end - first,
+        .scale = f->scale,
+        .q = f->qkv + (size_t)(query->row + first) * qkv_stride(f),
+        .q_stride = qkv_stride(f),
+        .out = f->attended + (size_t)(query->out_row + first) * q_dim(f),
+        .out_stride = q_dim(f),
+    });
+}
+
+static void prepare_attended(const struct bt_forward *f, const struct span *s) {
+    struct product product = out_product(f);
+    prepare(f, &f->in_attn, &product, 1, f->attended, q_dim(f), s);
+}
+
+/* x = x + Wo attended. */
+static void project_out(const struct bt_forward *f, const struct span *s) {
+    struct product product = out_product(f);
+    multiply(f, &f->in_attn, &product, 1, true, s);
+}
+
+static void norm_before_ffn(const struct bt_forward *f, const struct span *s) {
+    struct product products[N_GATE_UP];
+    gate_up_products(f, products);
+    normalise(f, layer_weights(f)->ffn_norm, s);
+    prepare(f, &f->in_dim, products, N_GATE_UP, f->normed, f->shape.dim, s);
+}
+
+static void project_gate_up(const struct bt_forward *f, const struct span *s) {
+    struct product products[N_GATE_UP];
+    gate_up_products(f, products);
+    multiply(f, &f->in_dim, products, N_GATE_UP, false, s);
+}
+
+/* gate = silu(gate) * up. */
+static void activate(const struct bt_forward *f, const struct span *s) {
+    struct product product = down_product(f);
+    size_t at = (size_t)s->first * f->shape.ffn_dim;
+    f->kernels->silu_mul(f->gate + at, f->up + at, (size_t)(s->end - s->first) * f->shape.ffn_dim,
+                         f->gate + at);
+    prepare(f, &f->in_ffn, &product, 1, f->gate, f->shape.ffn_dim, s);
+}
+
+/* x = x + Wdown gate. */
+static void project_down(const struct bt_forward *f, const struct span *s) {
+    struct product product = down_product(f);
+    multiply(f, &f->in_ffn, &product, 1, true, s);
+}
+
+/* ---- Many rows: tasks are blocks of rows ---- */
+
+static struct span block_span(const struct bt_forward *f, uint32_t block) {
+    uint32_t first = block * f->block_rows, end = first + f->block_rows;
+    return (struct span){first, end < f->n_rows ? end : f->n_rows, 0, 1};
+}
+
+static void block_before_attention(struct bt_forward *f, const struct span *s) {
+    norm_before_attention(f, s);
+    project_qkv(f, s);
+}
+
+static void block_first(void *arg, uint32_t task, uint32_t thread) {
+    (void)thread;
+    struct bt_forward *f = arg;
+    struct span s = block_span(f, task);
+    embed(f, &s);
+    block_before_attention(f, &s);
+}
+
+static void task_write_page(void *arg, uint32_t task, uint32_t thread) {
+    (void)thread;
+    const struct bt_forward *f = arg;
+    write_page(f, &f->page_jobs[task]);
+}
+
+static void block_attend(const struct bt_forward *f, const struct span *s, uint32_t thread) {
+    for (uint32_t i = 0; i < f->n_queries; i++) {
+        const struct bt_query *query = &f->queries[i];
+        uint32_t query_end = query->out_row + query->n_rows;
+        if (query_end <= s->first || query->out_row >= s->end)
+            continue;
+        uint32_t first = s->first > query->out_row ? s->first - query->out_row : 0;
+        uint32_t end = (s->end < query_end ? s->end : query_end) - query->out_row;
+        for (uint32_t kv_head = 0; kv_head < f->shape.n_kv_heads; kv_head++)
+            attend(f, query, first, end, kv_head, thread);
+    }
+}
+
+/* From this layer's cache to the next layer's q, k and v. */
+static void block_rest(void *arg, uint32_t task, uint32_t thread) {
+    struct bt_forward *f = arg;
+    struct span s = block_span(f, task);
+    block_attend(f, &s, thread);
+    prepare_attended(f, &s);
+    project_out(f, &s);
+    norm_before_ffn(f, &s);
+    project_gate_up(f, &s);
+    activate(f, &s);
+    project_down(f, &s);
+    if (f->layer + 1 < f->shape.n_layers) {
+        struct bt_forward next = *f;
+        next.layer++;
+        block_before_attention(&next, &s);
+    }
+}
+
+/* ---- Few rows: tasks are parts of a phase ---- */
+
+static struct span row_span(const struct bt_forward *f, uint32_t task) {
+    uint32_t first = task * ROWS_PER_TASK, end = first + ROWS_PER_TASK;
+    return (struct span){first, end < f->n_rows ? end : f->n_rows, 0, 1};
+}
+
+static struct span part_span(const struct bt_forward *f, uint32_t task) {
+    return (struct span){0, f->n_rows, task, f->n_parts};
+}
+
+/* Each phase as a task of bt_device_run: by rows or by columns. */
+#define ROW_TASK(phase)                                                   \
+    static void task_##phase(void *arg, uint32_t task, uint32_t thread) { \
+        (void)thread;                                                     \
+        struct span s = row_span(arg, task);                              \
+        phase(arg, &s);                                                   \
+    }
+#define PART_TASK(phase)                                                  \
+    static void task_##phase(void *arg, uint32_t task, uint32_t thread) { \
+        (void)thread;                                                     \
+        struct span s = part_span(arg, task);                             \
+        phase(arg, &s);                                                   \
+    }
+ROW_TASK(embed)
+ROW_TASK(norm_before_attention)
+PART_TASK(project_qkv)
+ROW_TASK(prepare_attended)
+PART_TASK(project_out)
+ROW_TASK(norm_before_ffn)
+PART_TASK(project_gate_up)
+ROW_TASK(activate)
+PART_TASK(project_down)
+
+static void task_attend(void *arg, uint32_t task, uint32_t thread) {
+    const struct bt_forward *f = arg;
+    const struct bt_query *query = &f->queries[task / f->shape.n_kv_heads];
+    attend(f, query, 0, query->n_rows, task % f->shape.n_kv_heads, thread);
+}
+
+/* A single task needs no other thread. */
+static void run(struct bt_forward *f, uint32_t n_tasks, bt_device_task *fn) {
+    if (n_tasks == 1)
+        fn(f, 0, 0);
+    else
+        bt_device_run(f->p.device, n_tasks, fn, f);
+}
+
+static void run_by_rows(struct bt_forward *f, bt_device_task *fn) {
+    run(f, (f->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn);
+}
+
+static void run_by_parts(struct bt_forward *f, bt_device_task *fn) {
+    run(f, f->n_parts, fn);
+}
+
+static void few_rows_before_attention(struct bt_forward *f) {
+    run_by_rows(f, task_norm_before_attention);
+    run_by_parts(f, task_project_qkv);
+}
+
+static void few_rows_rest(struct bt_forward *f) {
+    run(f, f->n_queries * f->shape.n_kv_heads, task_attend);
+    run_by_rows(f, task_prepare_attended);
+    run_by_parts(f, task_project_out);
+    run_by_rows(f, task_norm_before_ffn);
+    run_by_parts(f, task_project_gate_up);
+    run_by_rows(f, task_activate);
+    run_by_parts(f, task_project_down);
+}
+
+/* ---- The whole ---- */
+
+/* Chooses how the rows alive are spread; 0 blocks: by columns. */
+static uint32_t choose_blocks(struct bt_forward *f) {
+    f->n_parts = f->n_threads == 1 ? 1 : f->n_threads * PARTS_PER_THREAD;
+    if (f->n_rows < f->n_threads * BLOCK_ROWS_MIN)
+        return 0;
+    uint32_t rounds =
+        (f->n_rows + f->n_threads * BLOCK_ROWS_MAX - 1) / (f->n_threads * BLOCK_ROWS_MAX);
+    uint32_t rows = (f->n_rows + f->n_threads * rounds - 1) / (f->n_threads * rounds);
+    f->block_rows = (rows + BT_KERNELS_ROWS - 1) / BT_KERNELS_ROWS * BT_KERNELS_ROWS;
+    return (f->n_rows + f->block_rows - 1) / f->block_rows;
+}
+
+/* After the last cache write, only rows whose logits are wanted matter: they move together. */
+static void drop_unsampled_rows(struct bt_forward *f) {
+    size_t dim = f->shape.dim;
+    for (uint32_t i = 0; i < f->n_sampled; i++) {
+        const struct bt_step_seq *seq = &f->step->seqs[f->sampled_seqs[i]];
+        uint32_t row = seq->first_row + seq->n_rows - 1;
+        if (row != i)
+            memmove(f->x + i * dim, f->x + row * dim, dim * sizeof *f->x);
+        f->queries[i] = (struct bt_query){.seq = f->sampled_seqs[i],
+                                          .row = row,
+                                          .out_row = i,
+                                          .n_rows = 1,
+                                          .position = seq->position + seq->n_rows - 1};
+        f->logit_rows[i] = i;
+    }
+    f->n_queries = f->n_sampled;
+    f->n_rows = f->n_sampled;
+}
+
+void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, void *arg) {
+    uint32_t n_blocks = choose_blocks(f);
+    f->layer = 0;
+    if (n_blocks)
+        run(f, n_blocks, block_first);
+    else
+        run_by_rows(f, task_embed);
+    for (; f->layer < f->shape.n_layers; f->layer++) {
+        bool last = f->layer + 1 == f->shape.n_layers;
+        if (!n_blocks)
+            few_rows_before_attention(f);
+        run(f, f->n_page_jobs, task_write_page);
+        if (f->step->n_sums)
+            sum_other_pages(f);
+        if (layer_done)
+            layer_done(arg, f->layer);
+        if (last && !f->keep_all_rows) {
+            drop_unsampled_rows(f);
+            if (!f->n_rows)
+                return;
+            n_blocks = choose_blocks(f);
+        }
+        if (n_blocks)
+            run(f, n_blocks, block_rest);
+        else
+            few_rows_rest(f);
+    }
+}
+
+static struct product head_product(const struct bt_forward *f) {
+    return (struct product){&f->p.weights->output, f->logits, f->shape.n_vocab};
+}
+
+static void project_head(const struct bt_forward *f, const struct span *s) {
+    struct product product = head_product(f);
+    struct span rows = {0, f->n_logits, s->part, s->n_parts};
+    multiply(f, &f->in_dim, &product, 1, false, &rows);
+}
+PART_TASK(project_head)
+
+void bt_forward_head(struct bt_forward *f) {
+    size_t dim = f->shape.dim;
+    struct product product = head_product(f);
+    struct span rows = {0, f->n_logits, 0, 1};
+    for (uint32_t i = 0; i < f->n_logits; i++)
+        f->kernels->rmsnorm(f->x + f->logit_rows[i] * dim, f->p.weights->output_norm, f->shape.dim,
+                            f->shape.norm_eps, f->normed + i * dim);
+    prepare(f, &f->in_dim, &product, 1, f->normed, f->shape.dim, &rows);
+    run_by_parts(f, task_project_head);
+}

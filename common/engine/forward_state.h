@@ -1,0 +1,76 @@
+/* What the forward pass keeps between its parts: buffers, and the step cut into jobs. Private to
+ * forward.c and forward_layers.c. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/engine/forward.h"
+#include "common/engine/sampler.h"
+#include "kernels/kernels.h"
+
+/* Rows of activations in the forms that the matrices eat which read them; NULL where none does. */
+struct bt_prepared_rows {
+    void *form[BT_PREPARED_COUNT];
+};
+
+/* Rows of one sequence that stand in one page: they are rotated and written by one task. */
+struct bt_page_job {
+    uint32_t seq;
+    uint32_t page; /* index in the sequence's pages */
+    uint32_t first_row, n_rows;
+    uint32_t slot; /* of the first row in the page */
+};
+
+/* Neighbouring rows of one sequence that ask the cache. */
+struct bt_query {
+    uint32_t seq;
+    uint32_t row;     /* of q */
+    uint32_t out_row; /* of the result; differs from row only in the last layer */
+    uint32_t n_rows;
+    uint32_t position; /* of the first row */
+};
+
+struct bt_forward {
+    struct bt_forward_params p;
+    struct bt_model_shape shape;
+    const struct bt_kernels *kernels;
+    enum bt_cache_type cache;
+    float scale; /* of a score: 1 / sqrt(Dh) */
+    uint32_t n_threads;
+    bool keep_all_rows;
+
+    /* Buffers; T = max_rows. */
+    uint8_t *memory;
+    size_t memory_bytes;
+    float *cos, *sin;                /* (max_context, n_rot / 2) */
+    float *x;                        /* (T, D) the residual stream */
+    float *normed;                   /* (T, D) */
+    float *qkv;                      /* (T, H Dh + 2 K Dh) */
+    float *attended;                 /* (T, H Dh) */
+    float *gate, *up;                /* (T, F) */
+    float *logits;                   /* (max_seqs, V) */
+    struct bt_prepared_rows in_dim;  /* (T, D) */
+    struct bt_prepared_rows in_attn; /* (T, H Dh) */
+    struct bt_prepared_rows in_ffn;  /* (T, F) */
+    const void **page_pointers;      /* (threads, pages of max_context) */
+    size_t n_page_pointers;          /* of one thread */
+    struct bt_page_job *page_jobs;   /* [T] */
+    struct bt_query *queries;        /* [max(T, max_seqs)] */
+    uint32_t *sampled_seqs;          /* [max_seqs] */
+    uint32_t *logit_rows;            /* [max_seqs] rows of x, one for each row of logits */
+    struct bt_sampler *samplers;     /* [threads] */
+
+    /* The step that runs. */
+    const struct bt_step *step;
+    uint32_t n_rows; /* of x that are alive */
+    uint32_t n_page_jobs, n_queries, n_sampled, n_logits;
+    uint32_t layer;
+    uint32_t block_rows; /* of a task that carries its rows through many phases */
+    uint32_t n_parts;    /* into which the columns of a phase are cut */
+};
+
+/* All layers; x holds the last residual after it. */
+void bt_forward_layers(struct bt_forward *fwd, bt_forward_layer_done *layer_done, void *arg);
+/* The head for the rows in logit_rows. */
+void bt_forward_head(struct bt_forward *fwd);
