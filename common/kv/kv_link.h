@@ -6,11 +6,11 @@
  * the cores, which it calls through struct bt_kv_link_user. Everything runs on the worker's loop
  * thread. Links are numbered 0 .. BT_MAX_LINKS - 1; a number is used again after `down`.
  *
- * The first exchange on a connection is the link's own: P says name, incarnation, protocol range
- * and layout fingerprint, D answers with its incarnation and protocol, or with the sentence that
- * names what differs and closes. Then `up` is called on both sides. A ping goes every 250 ms in
- * both directions; 2 s of silence are death (limits.h). Connect and first exchange take 1 s at
- * most. */
+ * The first exchange on a connection is the link's own: P says name, incarnation, protocol range,
+ * layout fingerprint and which incarnation of D it means, D answers with its incarnation and
+ * protocol, or with the sentence that names what differs and closes. Then `up` is called on both
+ * sides. A ping goes every 250 ms in both directions; 2 s of silence are death (limits.h). Connect
+ * and first exchange take 1 s at most. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -44,7 +44,8 @@ struct bt_kv_link_user {
     void (*frame_done)(void *arg, uint32_t link, uint32_t id);
     /* Where the bytes of (layer, page) are; page_bytes of them. */
     uint8_t *(*page)(void *arg, uint32_t layer, uint32_t page);
-    /* After the calls of one loop turn: the worker drains its core's actions. */
+    /* After each of up, down, message, frame_end and frame_done (but those that come from inside
+     * cut): the worker drains its core's actions. Not called from inside itself. */
     void (*turn)(void *arg);
 };
 
@@ -85,6 +86,8 @@ struct bt_kv_link_ops {
     /* D: bytes of receives that belong to this lease go to scratch from now on; their frame_end
      * (not whole) comes as soon as nothing writes there any more, at once for tcp. */
     void (*cut)(struct bt_kv_links *links, uint32_t link, uint32_t lease);
+    /* Connections ended because the peer broke a rule of the link (kv_wire.h), since create. */
+    uint64_t (*breaches)(const struct bt_kv_links *links);
 };
 
 /* The table by name, or NULL. */

@@ -1,0 +1,332 @@
+/* The KV link over TCP: reads into pages, writes from pages, ends connections. */
+#include "common/kv/kv_link_tcp.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/base/assert.h"
+#include "common/base/bytes.h"
+#include "common/base/log.h"
+
+uint64_t bt_kv_tcp_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+void bt_kv_tcp_doom(struct bt_kv_tcp_conn *conn, const char *format, ...) {
+    if (conn->is_doomed)
+        return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(conn->why, sizeof conn->why, format, args);
+    va_end(args);
+    conn->is_doomed = true;
+    /* Where this comes from a call of the user's, and not from an event's handler. */
+    event_active(conn->set->flush, 0, 0);
+}
+
+void bt_kv_tcp_turn(struct bt_kv_links *set) {
+    if (set->in_turn)
+        return;
+    set->in_turn = true;
+    set->config.user.turn(set->config.user.arg);
+    set->in_turn = false;
+}
+
+void bt_kv_tcp_set_deadline(struct bt_kv_tcp_conn *conn, uint32_t ms) {
+    struct timeval t = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    event_add(conn->deadline, &t);
+}
+
+/* ---- ending ---- */
+
+static void unlink_conn(struct bt_kv_tcp_conn *conn) {
+    struct bt_kv_links *set = conn->set;
+    struct bt_kv_tcp_conn **at = &set->conns;
+    while (*at != conn)
+        at = &(*at)->next;
+    *at = conn->next;
+    if (conn->link == BT_KV_NO_LINK)
+        set->n_pending--;
+    else
+        set->by_link[conn->link] = NULL;
+}
+
+void bt_kv_tcp_bury(struct bt_kv_tcp_conn *conn) {
+    struct bt_kv_links *set = conn->set;
+    const struct bt_kv_link_user *user = &set->config.user;
+    unlink_conn(conn);
+    /* The socket first: nothing lands and nothing is read any more when the user hears of it. */
+    struct event *events[] = {conn->read, conn->write, conn->deadline};
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
+        if (events[i])
+            event_free(events[i]);
+    if (conn->fd >= 0)
+        close(conn->fd);
+    if (conn->lookup)
+        bt_kv_tcp_forget_lookup(conn->lookup);
+    if (conn->reader.is_landing) {
+        bt_kv_reader_stop(&conn->reader);
+        bt_kv_tcp_turn(set);
+    }
+    if (conn->is_sending) {
+        user->frame_done(user->arg, conn->link, conn->frame.id);
+        bt_kv_tcp_turn(set);
+    }
+    if (conn->control)
+        evbuffer_free(conn->control);
+    if (conn->link != BT_KV_NO_LINK) {
+        user->down(user->arg, conn->link, conn->why);
+        bt_kv_tcp_turn(set);
+    } else if (conn->state != BT_KV_TCP_CLOSING) { /* a refusal was logged with its reason */
+        BT_INFO("a KV link from %s was not taken: %s", conn->who, conn->why);
+    }
+    free(conn);
+}
+
+void bt_kv_tcp_leave(struct bt_kv_links *set) {
+    struct bt_kv_tcp_conn *conn = set->conns;
+    while (conn) {
+        if (conn->is_doomed) {
+            bt_kv_tcp_bury(conn);
+            conn = set->conns; /* the user may have doomed others in `down` */
+        } else {
+            conn = conn->next;
+        }
+    }
+}
+
+/* ---- writing ---- */
+
+void bt_kv_tcp_queue(struct bt_kv_tcp_conn *conn, const struct bt_kv_control *control) {
+    uint8_t unit[BT_KV_UNIT_BYTES_MAX];
+    size_t n = bt_kv_control_pack(control, unit);
+    if (evbuffer_get_length(conn->control) + n > BT_KV_TCP_QUEUE_BYTES)
+        bt_kv_tcp_doom(conn,
+                       "the peer does not read: %zu bytes of control messages wait, at most %d",
+                       evbuffer_get_length(conn->control), BT_KV_TCP_QUEUE_BYTES);
+    else if (evbuffer_add(conn->control, unit, n))
+        bt_kv_tcp_doom(conn, "no memory for a control message of %zu bytes", n);
+    event_active(conn->set->flush, 0, 0);
+}
+
+/* A frame for this link: header and sums are packed here, the pages are written from where they
+ * are. */
+static bool begin_frame(struct bt_kv_tcp_conn *conn) {
+    const struct bt_kv_link_user *user = &conn->set->config.user;
+    struct bt_kv_outgoing *out = &conn->frame;
+    if (!conn->set->config.prefill || conn->state != BT_KV_TCP_UP ||
+        !user->next_frame(user->arg, conn->link, out))
+        return false;
+    uint32_t n_sums = bt_kv_frame_sums(&out->frame, conn->set->config.page_bytes);
+    bt_kv_header_pack_frame(&out->frame, conn->head);
+    for (uint32_t i = 0; i < n_sums; i++)
+        bt_store_u64(conn->head + BT_KV_HEADER_BYTES + 8 * i, out->sums[i]);
+    conn->head_bytes = BT_KV_HEADER_BYTES + 8 * n_sums;
+    conn->n_sent = 0;
+    conn->is_sending = true;
+    return true;
+}
+
+/* Entries for what of the frame was not sent yet. */
+static int want_out(struct bt_kv_tcp_conn *conn, struct iovec *iov) {
+    const struct bt_kv_links_config *config = &conn->set->config;
+    const struct bt_kv_frame *frame = &conn->frame.frame;
+    int n = 0;
+    uint32_t sent = conn->n_sent;
+    if (sent < conn->head_bytes) {
+        iov[n++] = (struct iovec){conn->head + sent, conn->head_bytes - sent};
+        sent = conn->head_bytes;
+    }
+    uint32_t at = frame->offset + (sent - conn->head_bytes), end = frame->offset + frame->length;
+    while (at < end) {
+        uint32_t i = at / config->page_bytes, in_page = at % config->page_bytes;
+        uint32_t take = config->page_bytes - in_page;
+        if (take > end - at)
+            take = end - at;
+        uint8_t *page = config->user.page(config->user.arg, frame->layer, conn->frame.pages[i]);
+        iov[n++] = (struct iovec){page + in_page, take};
+        at += take;
+    }
+    return n;
+}
+
+/* Bytes sent, 0 where the socket takes none now. A failure dooms the connection. */
+static size_t send_some(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n_iov};
+    ssize_t n;
+    do {
+        n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    if (n >= 0)
+        return (size_t)n;
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+        bt_kv_tcp_doom(conn, "writing to the peer failed: %s", strerror(errno));
+    return 0;
+}
+
+static size_t send_frame(struct bt_kv_tcp_conn *conn) {
+    const struct bt_kv_link_user *user = &conn->set->config.user;
+    struct iovec iov[BT_KV_FRAME_PAGES + 1];
+    size_t n = send_some(conn, iov, want_out(conn, iov));
+    conn->n_sent += (uint32_t)n;
+    if (conn->n_sent == conn->head_bytes + conn->frame.frame.length) {
+        conn->is_sending = false;
+        user->frame_done(user->arg, conn->link, conn->frame.id);
+        bt_kv_tcp_turn(conn->set);
+    }
+    return n;
+}
+
+static size_t send_control(struct bt_kv_tcp_conn *conn) {
+    struct evbuffer_iovec extents[16];
+    struct iovec iov[16];
+    int n_iov = evbuffer_peek(conn->control, -1, NULL, extents, 16);
+    if (n_iov > 16)
+        n_iov = 16;
+    for (int i = 0; i < n_iov; i++)
+        iov[i] = (struct iovec){extents[i].iov_base, extents[i].iov_len};
+    size_t n = send_some(conn, iov, n_iov);
+    evbuffer_drain(conn->control, n);
+    return n;
+}
+
+/* Control goes before the next frame and never inside one. A frame is pulled only when everything
+ * before it is in the socket, so that a commit that the core queues stands behind its frames. */
+void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
+    size_t n_total = 0;
+    if (conn->fd < 0 || conn->state < BT_KV_TCP_EXCHANGE)
+        return;
+    while (!conn->is_doomed) {
+        bool has_control = evbuffer_get_length(conn->control) > 0;
+        if (!conn->is_sending && !has_control && !begin_frame(conn))
+            break;
+        size_t n = conn->is_sending ? send_frame(conn) : send_control(conn);
+        n_total += n;
+        if (!n || n_total >= BT_KV_TCP_TURN_BYTES) {
+            event_add(conn->write, NULL); /* when it is writable, or in the next turn */
+            return;
+        }
+    }
+    if (conn->state == BT_KV_TCP_CLOSING && !conn->is_doomed && !conn->is_shut) {
+        conn->is_shut = true;
+        shutdown(conn->fd, SHUT_WR);
+    }
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg) {
+    struct bt_kv_tcp_conn *conn = arg;
+    struct bt_kv_links *set = conn->set;
+    (void)fd, (void)what;
+    if (conn->state == BT_KV_TCP_CONNECTING)
+        bt_kv_tcp_connected(conn);
+    bt_kv_tcp_write(conn);
+    bt_kv_tcp_leave(set);
+}
+
+/* ---- reading ---- */
+
+static void on_end(struct bt_kv_tcp_conn *conn) {
+    if (conn->state == BT_KV_TCP_CLOSING)
+        bt_kv_tcp_doom(conn, "closed");
+    else if (bt_kv_reader_is_inside(&conn->reader))
+        bt_kv_tcp_doom(conn, "the peer closed the connection in the middle of a %s",
+                       conn->reader.phase == BT_KV_READ_HEADER    ? "header"
+                       : conn->reader.phase == BT_KV_READ_CONTROL ? "control message"
+                                                                  : "frame");
+    else
+        bt_kv_tcp_doom(conn, "the peer closed the connection");
+}
+
+static size_t total(const struct iovec *iov, int n_iov) {
+    size_t n = 0;
+    for (int i = 0; i < n_iov; i++)
+        n += iov[i].iov_len;
+    return n;
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg) {
+    struct bt_kv_tcp_conn *conn = arg;
+    struct bt_kv_links *set = conn->set;
+    size_t n_total = 0;
+    (void)what;
+    while (!conn->is_doomed && n_total < BT_KV_TCP_TURN_BYTES) {
+        struct iovec iov[BT_KV_READER_IOVS];
+        struct bt_error err;
+        int n_iov = bt_kv_reader_want(&conn->reader, iov);
+        ssize_t n = readv(fd, iov, n_iov);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            if (errno != EAGAIN && errno != EWOULDBLOCK)
+                bt_kv_tcp_doom(conn, "reading from the peer failed: %s", strerror(errno));
+            break;
+        }
+        if (!n) {
+            on_end(conn);
+            break;
+        }
+        conn->heard_us = bt_kv_tcp_now_us();
+        n_total += (size_t)n;
+        if (bt_kv_reader_got(&conn->reader, (size_t)n, &err) < 0) {
+            set->n_breaches += err.status == BT_E_PROTOCOL;
+            if (conn->state == BT_KV_TCP_EXCHANGE && !set->config.prefill) {
+                bt_kv_tcp_refuse(conn, err.text);
+                event_del(conn->read);
+            } else {
+                bt_kv_tcp_doom(conn, "%s", err.text);
+            }
+            break;
+        }
+        if ((size_t)n < total(iov, n_iov))
+            break; /* the socket is empty for now */
+    }
+    bt_kv_tcp_leave(set);
+}
+
+static void on_frame_ended(void *arg) {
+    bt_kv_tcp_turn(((struct bt_kv_tcp_conn *)arg)->set);
+}
+
+static void on_deadline(evutil_socket_t fd, short what, void *arg) {
+    struct bt_kv_tcp_conn *conn = arg;
+    struct bt_kv_links *set = conn->set;
+    (void)fd, (void)what;
+    if (conn->state == BT_KV_TCP_CLOSING)
+        bt_kv_tcp_doom(conn, "closed; the peer did not close within %d ms", BT_KV_TCP_CLOSE_MS);
+    else if (conn->state < BT_KV_TCP_EXCHANGE)
+        bt_kv_tcp_doom(conn, "no connection within %d ms", BT_KV_TCP_EXCHANGE_MS);
+    else
+        bt_kv_tcp_doom(conn, "the peer did not finish the first exchange within %d ms",
+                       BT_KV_TCP_EXCHANGE_MS);
+    bt_kv_tcp_leave(set);
+}
+
+bool bt_kv_tcp_watch(struct bt_kv_tcp_conn *conn) {
+    struct bt_kv_links *set = conn->set;
+    conn->reader.user = &set->config.user;
+    conn->reader.link = conn->link;
+    conn->reader.page_bytes = set->config.page_bytes;
+    conn->reader.control = bt_kv_tcp_control;
+    conn->reader.frame_ended = on_frame_ended;
+    conn->reader.arg = conn;
+    conn->reader.scratch = set->scratch;
+    conn->control = evbuffer_new();
+    conn->deadline = evtimer_new(set->config.base, on_deadline, conn);
+    return conn->control && conn->deadline;
+}
+
+bool bt_kv_tcp_watch_socket(struct bt_kv_tcp_conn *conn) {
+    struct event_base *base = conn->set->config.base;
+    conn->read = event_new(base, conn->fd, EV_READ | EV_PERSIST, on_readable, conn);
+    conn->write = event_new(base, conn->fd, EV_WRITE, on_writable, conn);
+    return conn->read && conn->write;
+}
