@@ -430,6 +430,13 @@ uint32_t bt_ledger_router(const struct bt_ledger *ledger, uint32_t slot) {
     return ledger->streams[slot].router;
 }
 
+uint32_t bt_ledger_routers(const struct bt_ledger *ledger) {
+    uint32_t routers = 0;
+    for (uint32_t i = 0; i < BT_LEDGER_ROUTERS; i++)
+        routers |= (uint32_t)ledger->routers[i].used << i;
+    return routers;
+}
+
 bool bt_ledger_is_quiet(const struct bt_ledger *ledger) {
     for (uint32_t i = 0; i < ledger->config.max_jobs; i++)
         if (ledger->jobs[i].used)

@@ -143,6 +143,8 @@ bool bt_ledger_next(struct bt_ledger *ledger, uint64_t now_us, struct bt_ledger_
 uint32_t bt_ledger_n_attached(const struct bt_ledger *ledger);
 /* Which router incarnation a stream belongs to; BT_LEDGER_ROUTERS: none (yet). */
 uint32_t bt_ledger_router(const struct bt_ledger *ledger, uint32_t slot);
+/* Bit i: router incarnation i counts (attached, or lost and jobs of it are held). */
+uint32_t bt_ledger_routers(const struct bt_ledger *ledger);
 /* Jobs whose end or tokens an attached router has not been told or has not seen. */
 bool bt_ledger_is_quiet(const struct bt_ledger *ledger);
 bool bt_ledger_is_valid(const struct bt_ledger *ledger);
