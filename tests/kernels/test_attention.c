@@ -1,0 +1,266 @@
+/* Attention over pages: every path gives portable's bits for any tile of rows; one row at a time
+ * equals a tile; portable is near plain double arithmetic. */
+#include <math.h>
+
+#include "tests/kernels/paths.h"
+
+/* A cache of one layer written by portable, with queries. */
+struct scene {
+    enum bt_cache_type cache;
+    uint32_t n_kv_heads, n_group, head_dim, n_tokens, n_pages;
+    uint8_t *memory;
+    const void **pages;
+    float *q, *k, *v;
+    size_t q_stride;
+};
+
+static void scene_init(struct scene *s, enum bt_cache_type cache, uint32_t n_kv_heads,
+                       uint32_t n_group, uint32_t head_dim, uint32_t n_tokens) {
+    const struct bt_kernels *kernels = portable_path();
+    *s = (struct scene){cache,    n_kv_heads, n_group,
+                        head_dim, n_tokens,   .n_pages = (n_tokens + 15) / 16};
+    size_t page = kernels->page_bytes(cache, n_kv_heads, head_dim), stride = n_kv_heads * head_dim;
+    s->memory = aligned_bytes(page * s->n_pages);
+    memset(s->memory, 0xff, page * s->n_pages); /* what nobody wrote is NaN */
+    s->pages = calloc(s->n_pages, sizeof *s->pages);
+    s->q_stride = (size_t)n_kv_heads * n_group * head_dim + 5;
+    s->q = aligned_bytes(s->q_stride * n_tokens * 4);
+    s->k = aligned_bytes(stride * n_tokens * 4);
+    s->v = aligned_bytes(stride * n_tokens * 4);
+    fill(s->q, s->q_stride * n_tokens, 3.0f);
+    fill(s->k, stride * n_tokens, 2.0f);
+    fill(s->v, stride * n_tokens, 1.0f);
+    for (uint32_t i = 0; i < s->n_pages; i++) {
+        uint8_t *at = s->memory + (s->n_pages - 1 - i) * page; /* not in order */
+        uint32_t n = n_tokens - i * 16 < 16 ? n_tokens - i * 16 : 16;
+        s->pages[i] = at;
+        struct bt_cache_write args = {.cache = cache,
+                                      .page = at,
+                                      .slot = 0,
+                                      .n_tokens = n,
+                                      .n_kv_heads = n_kv_heads,
+                                      .head_dim = head_dim,
+                                      .k = s->k + i * 16 * stride,
+                                      .v = s->v + i * 16 * stride,
+                                      .stride = stride};
+        kernels->cache_write(&args);
+        kernels->zero_tail(cache, at, n, n_kv_heads, head_dim);
+    }
+}
+
+static void scene_fini(struct scene *s) {
+    free(s->memory);
+    free(s->pages);
+    free(s->q);
+    free(s->k);
+    free(s->v);
+}
+
+static void attend(const struct scene *s, const struct bt_kernels *k, uint32_t first, uint32_t end,
+                   uint32_t rows, uint32_t window, float *out) {
+    for (uint32_t head = 0; head < s->n_kv_heads; head++)
+        for (uint32_t r = first; r < end; r += rows) {
+            struct bt_attention args = {.cache = s->cache,
+                                        .pages = s->pages,
+                                        .kv_head = head,
+                                        .n_group = s->n_group,
+                                        .head_dim = s->head_dim,
+                                        .position = r,
+                                        .n_rows = end - r < rows ? end - r : rows,
+                                        .window = window,
+                                        .scale = 1.0f / sqrtf((float)s->head_dim),
+                                        .q = s->q + r * s->q_stride,
+                                        .q_stride = s->q_stride,
+                                        .out = out + (r - first) * s->q_stride,
+                                        .out_stride = s->q_stride};
+            k->attention(&args);
+        }
+}
+
+static void compare(const struct scene *s, const struct bt_kernels *k, uint32_t first, uint32_t end,
+                    uint32_t rows, uint32_t window) {
+    size_t n = (end - first) * s->q_stride;
+    float *want = aligned_bytes(n * 4), *got = aligned_bytes(n * 4);
+    char what[160];
+    memset(want, 0, n * 4);
+    memset(got, 0, n * 4);
+    attend(s, portable_path(), first, end, 1, window, want);
+    attend(s, k, first, end, rows, window, got);
+    snprintf(what, sizeof what, "cache %d, dim %u, group %u, rows %u..%u by %u, window %u",
+             s->cache, s->head_dim, s->n_group, first, end, rows, window);
+    assert_same(what, k->name, want, got, n);
+    free(want);
+    free(got);
+}
+
+static void compare_shapes(const struct scene *s, const struct bt_kernels *k) {
+    uint32_t n = s->n_tokens;
+    static const uint32_t WINDOWS[] = {0, 1, 15, 24, 300};
+    for (int w = 0; w < 5; w++) {
+        compare(s, k, n - 1, n, 1, WINDOWS[w]); /* decode */
+        compare(s, k, n > 40 ? n - 40 : 0, n, 33, WINDOWS[w]);
+        compare(s, k, n > 21 ? n - 21 : 0, n, 5, WINDOWS[w]);
+    }
+}
+
+static void test_paths_agree(void **state) {
+    (void)state;
+    static const uint32_t TOKENS[] = {1, 2, 15, 16, 17, 33, 255, 256, 257, 272, 513, 530};
+    static const uint32_t DIMS[] = {64, 16, 32, 80, 128, 256};
+    static const uint32_t GROUPS[] = {3, 4, 1, 9, 2, 5};
+    portable_path();
+    for (int p = 0; p < N_PATHS; p++) {
+        const struct bt_kernels *k = path_or_note(PATHS[p]);
+        for (int i = 0; k && i < 12; i++)
+            for (int cache = 0; cache < BT_CACHE_COUNT; cache++) {
+                struct scene s;
+                scene_init(&s, cache, 2, GROUPS[i % 6], DIMS[i % 6], TOKENS[i]);
+                compare_shapes(&s, k);
+                scene_fini(&s);
+                scene_init(&s, cache, 1, 3, 64, TOKENS[i]);
+                compare_shapes(&s, k);
+                scene_fini(&s);
+            }
+    }
+}
+
+/* A tile of any size gives each row the bits it has alone, on portable too. */
+static void test_tile_is_row_by_row(void **state) {
+    (void)state;
+    for (int cache = 0; cache < BT_CACHE_COUNT; cache++) {
+        struct scene s;
+        scene_init(&s, cache, 2, 3, 64, 290);
+        compare(&s, portable_path(), 230, 290, 60, 0);
+        compare(&s, portable_path(), 230, 290, 7, 100);
+        scene_fini(&s);
+    }
+}
+
+/* Pages that no row sees are not touched: their pointers are NULL here. */
+static void test_pages_left_of_window_are_not_read(void **state) {
+    (void)state;
+    struct scene s;
+    scene_init(&s, BT_CACHE_BF16, 1, 3, 64, 600);
+    for (uint32_t i = 0; i < (597 - 100 + 1) / 16; i++)
+        s.pages[i] = NULL;
+    compare(&s, portable_path(), 597, 600, 3, 100);
+    for (int p = 0; p < N_PATHS; p++) {
+        const struct bt_kernels *k = path_or_note(PATHS[p]);
+        if (k)
+            compare(&s, k, 597, 600, 3, 100);
+    }
+    scene_fini(&s);
+}
+
+/* Huge and equal scores, queries of zeros, denormals and a NaN: the same bits, NaN where NaN is
+ * due. */
+static void test_corners_agree(void **state) {
+    (void)state;
+    portable_path();
+    for (int p = 0; p < N_PATHS; p++) {
+        const struct bt_kernels *k = path_or_note(PATHS[p]);
+        for (int cache = 0; k && cache < BT_CACHE_COUNT; cache++) {
+            struct scene s;
+            scene_init(&s, cache, 1, 3, 64, 300);
+            for (size_t i = 0; i < s.q_stride * 300; i++) {
+                size_t row = i / s.q_stride % 5;
+                s.q[i] = row == 0   ? 0.0f
+                         : row == 1 ? s.q[i] * 1000.0f
+                         : row == 2 ? s.q[i] * 0x1p-126f
+                         : row == 3 ? corner_f32(1)
+                                    : s.q[i];
+            }
+            s.q[299 * s.q_stride] = __builtin_nanf("");
+            compare(&s, k, 240, 300, 32, 0);
+            scene_fini(&s);
+        }
+    }
+}
+
+static double key_score(const struct scene *s, uint32_t row, uint32_t head, uint32_t key) {
+    const float *q = s->q + row * s->q_stride + head * s->head_dim;
+    const float *k = s->k + ((size_t)key * s->n_kv_heads + head / s->n_group) * s->head_dim;
+    double sum = 0;
+    for (uint32_t d = 0; d < s->head_dim; d++)
+        sum += (double)q[d] * (double)k[d];
+    return sum / sqrt((double)s->head_dim);
+}
+
+static void test_portable_is_near_double(void **state) {
+    (void)state;
+    for (int cache = 0; cache < BT_CACHE_COUNT; cache++)
+        for (uint32_t window = 0; window <= 280; window += 280) {
+            struct scene s;
+            scene_init(&s, cache, 2, 3, 32, 300);
+            float *out = aligned_bytes(s.q_stride * 4);
+            attend(&s, portable_path(), 299, 300, 1, window, out);
+            for (uint32_t head = 0; head < 6; head++) {
+                double top = -1e300, total = 0, o[32] = {0};
+                uint32_t first = window ? 300 - window : 0;
+                for (uint32_t t = first; t < 300; t++)
+                    top = fmax(top, key_score(&s, 299, head, t));
+                for (uint32_t t = first; t < 300; t++) {
+                    double e = exp(key_score(&s, 299, head, t) - top);
+                    total += e;
+                    for (uint32_t d = 0; d < 32; d++)
+                        o[d] += e * (double)s.v[((size_t)t * 2 + head / 3) * 32 + d];
+                }
+                double bound = cache == BT_CACHE_F32 ? 1e-5 : 0.03;
+                for (uint32_t d = 0; d < 32; d++)
+                    assert_true(fabs((double)out[head * 32 + d] - o[d] / total) < bound);
+            }
+            free(out);
+            scene_fini(&s);
+        }
+}
+
+/* Writing token by token, in any cut, leaves the same page, and a zeroed tail is all zero. */
+static void test_cache_write_any_cut(void **state) {
+    (void)state;
+    const struct bt_kernels *kernels = portable_path();
+    for (int cache = 0; cache < BT_CACHE_COUNT; cache++) {
+        size_t bytes = kernels->page_bytes(cache, 3, 48);
+        uint8_t *one = aligned_bytes(bytes), *other = aligned_bytes(bytes);
+        float k[16 * 144], v[16 * 144];
+        fill(k, 16 * 144, 1.0f);
+        fill(v, 16 * 144, 1.0f);
+        k[5] = __builtin_nanf("");
+        k[150] = 0x1p-130f;
+        for (uint32_t n = 1; n <= 16; n++) {
+            memset(one, 0xff, bytes);
+            memset(other, 0, bytes);
+            struct bt_cache_write args = {.cache = cache,
+                                          .page = one,
+                                          .n_tokens = n,
+                                          .n_kv_heads = 3,
+                                          .head_dim = 48,
+                                          .k = k,
+                                          .v = v,
+                                          .stride = 144};
+            kernels->cache_write(&args);
+            kernels->zero_tail(cache, one, n, 3, 48);
+            args.page = other;
+            args.n_tokens = 1;
+            for (args.slot = 0; args.slot < n; args.slot++) {
+                args.k = k + args.slot * 144;
+                args.v = v + args.slot * 144;
+                kernels->cache_write(&args);
+            }
+            assert_memory_equal(one, other, bytes);
+        }
+        free(one);
+        free(other);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_paths_agree),
+        cmocka_unit_test(test_tile_is_row_by_row),
+        cmocka_unit_test(test_pages_left_of_window_are_not_read),
+        cmocka_unit_test(test_corners_agree),
+        cmocka_unit_test(test_portable_is_near_double),
+        cmocka_unit_test(test_cache_write_any_cut),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
