@@ -9,3 +9,9 @@ extern const struct bt_kernels bt_avx512_fma_kernels;
 
 /* Compares vdpbf16ps with two fused multiply-adds, odd element first, on a list of corners. */
 int bt_avx512_dot_is_exact(void);
+
+void bt_avx512_prepare(enum bt_prepared form, const float *x, size_t x_stride, uint32_t row_first,
+                       uint32_t row_end, uint32_t n_in, void *prepared);
+void bt_avx512_linear(const struct bt_linear *args);
+void bt_avx512_fma_linear(const struct bt_linear *args);
+void bt_avx512_attention(const struct bt_attention *args);

@@ -1,0 +1,186 @@
+/* Attention in AVX-512: a page's 16 keys in a register; K and V are read once for up to 6 rows. */
+#include <immintrin.h>
+
+#include "kernels/cpu/attention_walk.h"
+#include "kernels/cpu/avx512.h"
+#include "kernels/cpu/avx512_math.h"
+
+enum { ROWS_MAX = 6 };
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+/* Scores, then e, of each row; one vector is one page. */
+typedef __m512 scores[ROWS_MAX][PIECE_PAGES];
+
+ALWAYS_INLINE __mmask16 visible(const struct piece *p, int row, uint32_t page) {
+    uint32_t low = p->low[row], high = p->high[row], start = page * PAGE;
+    uint32_t from = low <= start ? 0 : low - start, to = high <= start ? 0 : high - start;
+    return from >= PAGE ? (__mmask16)0 : (__mmask16)(first_lanes(to) & ~first_lanes(from));
+}
+
+/* Dots of R rows with U pages at once: U * R independent chains hide the instruction's latency. */
+ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, const int R,
+                             const int U) {
+    __m512 acc[4][ROWS_MAX];
+    const uint32_t *q = p->q;
+    UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < R; r++) acc[u][r] =
+        _mm512_setzero_ps();
+    for (uint32_t d = 0; d < p->head_dim / 2; d++, q += R)
+        UNROLL for (int u = 0; u < U; u++) {
+            __m512bh k = (__m512bh)_mm512_loadu_si512(p->k[page + (uint32_t)u] + (size_t)d * 64);
+            UNROLL for (int r = 0; r < R; r++) acc[u][r] =
+                _mm512_dpbf16_ps(acc[u][r], k, (__m512bh)_mm512_set1_epi32((int)q[r]));
+        }
+    UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < R; r++) s[r][page + (uint32_t)u] =
+        acc[u][r];
+}
+
+ALWAYS_INLINE void dots_f32(const struct piece *p, uint32_t page, scores s, const int R) {
+    __m512 acc[ROWS_MAX];
+    const float *q = p->q;
+    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
+    for (uint32_t d = 0; d < p->head_dim; d++, q += R) {
+        __m512 k = _mm512_loadu_ps(p->k[page] + (size_t)d * 64);
+        UNROLL for (int r = 0; r < R; r++) acc[r] =
+            _mm512_add_ps(acc[r], _mm512_mul_ps(k, _mm512_set1_ps(q[r])));
+    }
+    UNROLL for (int r = 0; r < R; r++) s[r][page] = acc[r];
+}
+
+/* m, e and l of one row. A masked key's e is exactly 0. */
+ALWAYS_INLINE void soften(struct piece *p, scores s, const int r) {
+    const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+    __m512 top = lowest, sum = _mm512_setzero_ps();
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        s[r][i] = _mm512_mask_mul_ps(lowest, visible(p, r, i), s[r][i], _mm512_set1_ps(p->scale));
+        top = _mm512_max_ps(top, s[r][i]);
+    }
+    float m = _mm512_reduce_max_ps(top);
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        __m512 e = exp_512(_mm512_sub_ps(s[r][i], _mm512_set1_ps(m)));
+        s[r][i] = _mm512_maskz_mov_ps(visible(p, r, i), e);
+        sum = _mm512_add_ps(sum, s[r][i]);
+    }
+    p->m[r] = m;
+    p->l[r] = tree_512(sum);
+}
+
+/* o of R rows for 16 * J dims from `at`, keys in pairs. */
+ALWAYS_INLINE void values_bf16(struct piece *p, const uint32_t *probabilities, uint32_t at,
+                               const int R, const int J) {
+    __m512 acc[ROWS_MAX][4];
+    const uint32_t *pair = probabilities + p->page_first * 8 * (uint32_t)R;
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++) acc[r][j] =
+        _mm512_setzero_ps();
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const uint8_t *v = p->v[i] + (size_t)at * 4;
+        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 4, pair += R)
+            UNROLL for (int j = 0; j < J; j++) {
+                __m512bh values = (__m512bh)_mm512_loadu_si512(v + j * 64);
+                UNROLL for (int r = 0; r < R; r++) acc[r][j] =
+                    _mm512_dpbf16_ps(acc[r][j], values, (__m512bh)_mm512_set1_epi32((int)pair[r]));
+            }
+    }
+    /* Adding +0 makes -0 into +0: how many masked pages were read must not show. */
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++)
+        _mm512_storeu_ps(p->o[r] + at + j * 16, _mm512_add_ps(acc[r][j], _mm512_setzero_ps()));
+}
+
+ALWAYS_INLINE void values_f32(struct piece *p, scores s, uint32_t at, const int R) {
+    __m512 acc[ROWS_MAX];
+    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const uint8_t *v = p->v[i] + (size_t)at * 4;
+        for (int t = 0; t < PAGE; t++, v += (size_t)p->head_dim * 4) {
+            __m512 values = _mm512_loadu_ps(v);
+            UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_add_ps(
+                acc[r], _mm512_mul_ps(values, _mm512_set1_ps(((const float *)&s[r][i])[t])));
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++)
+        _mm512_storeu_ps(p->o[r] + at, _mm512_add_ps(acc[r], _mm512_setzero_ps()));
+}
+
+ALWAYS_INLINE void piece_bf16_rows(struct piece *p, const int R) {
+    scores s;
+    uint32_t probabilities[PIECE_PAGES * 8 * ROWS_MAX], i = p->page_first;
+    if (R <= 3)
+        for (; i + 4 <= p->page_end; i += 4)
+            dots_bf16(p, i, s, R, 4);
+    for (; i + 2 <= p->page_end; i += 2)
+        dots_bf16(p, i, s, R, 2);
+    for (; i < p->page_end; i++)
+        dots_bf16(p, i, s, R, 1);
+    UNROLL for (int r = 0; r < R; r++) {
+        soften(p, s, r);
+        for (i = p->page_first; i < p->page_end; i++) {
+            uint32_t pairs[8];
+            _mm256_storeu_si256((void *)pairs, (__m256i)_mm512_cvtneps_pbh(s[r][i]));
+            for (uint32_t t = 0; t < 8; t++)
+                probabilities[(i * 8 + t) * (uint32_t)R + (uint32_t)r] = pairs[t];
+        }
+    }
+    uint32_t at = 0;
+    for (; at + 64 <= p->head_dim; at += 64)
+        values_bf16(p, probabilities, at, R, 4);
+    for (; at < p->head_dim; at += 16)
+        values_bf16(p, probabilities, at, R, 1);
+}
+
+ALWAYS_INLINE void piece_f32_rows(struct piece *p, const int R) {
+    scores s;
+    for (uint32_t i = p->page_first; i < p->page_end; i++)
+        dots_f32(p, i, s, R);
+    UNROLL for (int r = 0; r < R; r++) soften(p, s, r);
+    for (uint32_t at = 0; at < p->head_dim; at += 16)
+        values_f32(p, s, at, R);
+}
+
+#define FOR_EACH_ROW_COUNT(CALL) \
+    switch (p->n_rows) {         \
+    case 1:                      \
+        CALL(p, 1);              \
+        break;                   \
+    case 2:                      \
+        CALL(p, 2);              \
+        break;                   \
+    case 3:                      \
+        CALL(p, 3);              \
+        break;                   \
+    case 4:                      \
+        CALL(p, 4);              \
+        break;                   \
+    case 5:                      \
+        CALL(p, 5);              \
+        break;                   \
+    default:                     \
+        CALL(p, 6);              \
+        break;                   \
+    }
+
+static void piece_bf16(struct piece *p) {
+    FOR_EACH_ROW_COUNT(piece_bf16_rows)
+}
+
+static void piece_f32(struct piece *p) {
+    FOR_EACH_ROW_COUNT(piece_f32_rows)
+}
+
+static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
+    for (uint32_t d = 0; d < n; d += 16) {
+        __m512 part = _mm512_mul_ps(_mm512_loadu_ps(o + d), _mm512_set1_ps(b));
+        _mm512_storeu_ps(sum + d,
+                         _mm512_fmadd_ps(_mm512_loadu_ps(sum + d), _mm512_set1_ps(a), part));
+    }
+}
+
+static void divide(float *out, const float *sum, uint32_t n, float l) {
+    for (uint32_t d = 0; d < n; d += 16)
+        _mm512_storeu_ps(out + d, _mm512_div_ps(_mm512_loadu_ps(sum + d), _mm512_set1_ps(l)));
+}
+
+void bt_avx512_attention(const struct bt_attention *args) {
+    static const struct walk_path path = {ROWS_MAX, piece_bf16, piece_f32, merge, divide};
+    walk_attention(args, &path);
+}
