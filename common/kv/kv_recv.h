@@ -50,7 +50,9 @@ struct bt_kv_expect {
 };
 
 /* Opens a lease; joins a parked hello and grants at once where there is one. BT_E_INVALID: the
- * ticket has ended or is here already. BT_E_FULL: no lease slot. */
+ * ticket has ended or is here already. BT_E_FULL: no lease slot. BT_E_TOO_LARGE: more than
+ * max_pages. Where the parked hello shows another prompt the lease has ended at once: ABORTED
+ * follows. */
 bt_status bt_kv_recv_expect(struct bt_kv_recv *recv, uint64_t now_us,
                             const struct bt_kv_expect *expect, uint32_t *lease);
 /* Ends a lease before commit (cancel, deadline, preemption, router silent): tells P where it was
@@ -121,6 +123,7 @@ struct bt_kv_recv_counters {
     uint64_t frames, bytes; /* landed */
     uint64_t refused_ticket, refused_generation, refused_range, refused_order, refused_link;
     uint64_t refused_checksum, refused_commit, refused_prompt, refused_layout;
+    uint64_t refused_message; /* of a type that only D sends */
     uint64_t parked, parked_expired, leases, committed, aborted;
 };
 const struct bt_kv_recv_counters *bt_kv_recv_counters(const struct bt_kv_recv *recv);
