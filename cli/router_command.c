@@ -1,0 +1,99 @@
+/* `baton router`: its options, read into what the router is started with. */
+#include <stdio.h>
+
+#include "cli/roles.h"
+#include "common/base/config.h"
+#include "router/core.h"
+#include "router/router_main.h"
+
+enum { OPTIONS = 25 };
+
+/* Answers how many rows it wrote. */
+static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
+    const struct bt_option options[] = {
+        {"model", BT_OPTION_STRING, &o->model, .argument = "FILE", .required = true,
+         .help = "The model, a GGUF file; its metadata and tokenizer are read, not its weights."},
+        {"served-model-name", BT_OPTION_STRING, &o->served_name, .argument = "NAME",
+         .help = "Name of the model in the API; default: the file's own."},
+        {"host", BT_OPTION_STRING, &o->host, "127.0.0.1", .argument = "ADDRESS",
+         .help = "HTTP address."},
+        {"port", BT_OPTION_U32, &o->port, "8000", 0, 65535, .argument = "P",
+         .help = "HTTP port; 0 lets the system choose."},
+        {"registry-listen", BT_OPTION_STRING, &o->registry_listen, "127.0.0.1:8400",
+         .argument = "HOST:PORT", .help = "Where workers attach; port 0 lets the system choose."},
+        {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
+         .help = "Allow workers from other machines although nothing is encrypted."},
+        {"disaggregate", BT_OPTION_CHOICE, &o->disaggregate, "auto",
+         .choices = {"auto", "always", "never"}, .argument = "MODE",
+         .help = "Where prompts are computed: on prefill workers always, on decode workers "
+                 "(never), or short ones there."},
+        {"max-requests", BT_OPTION_U32, &o->max_requests, NULL, 1, 1048575, .argument = "N",
+         .help = "Requests in the router at once, waiting ones included."},
+        {"max-queued", BT_OPTION_U32, &o->max_queued, NULL, 1, 1048575, .argument = "N",
+         .help = "Requests that wait for a place; more are refused (429)."},
+        {"deadline-ms", BT_OPTION_U32, &o->deadline_ms, NULL, 1, 86400000, .argument = "MS",
+         .help = "Longest time for one request."},
+        {"queue-ms", BT_OPTION_U32, &o->queue_ms, NULL, 1, 86400000, .argument = "MS",
+         .help = "Longest wait for a place."},
+        {"debug-requests", BT_OPTION_U32, &o->debug_requests, NULL, 1, 1000000, .argument = "N",
+         .help = "Ended requests kept for /debug/requests."},
+        {"short-prompt", BT_OPTION_U32, &o->short_prompt_tokens, NULL, 0, 1u << 24, .argument = "N",
+         .help = "With auto: up to so many tokens to compute, the decode worker prefills."},
+        {"prefill-backlog-tokens", BT_OPTION_U32, &o->prefill_backlog_tokens, NULL, 1, 1u << 30,
+         .argument = "N", .help = "A prefill worker with more to compute gets nothing new."},
+        {"max-context", BT_OPTION_U32, &o->max_context, "0", 0, 1u << 24, .argument = "N",
+         .help = "Longest prompt and answer together, in tokens; 0: what the workers say."},
+        {"ttft-target-ms", BT_OPTION_U32, &o->ttft_target_ms, "0", 0, 3600000, .argument = "MS",
+         .help = "Time to first token that verdicts compare with; 0: learnt."},
+        {"itl-target-us", BT_OPTION_U32, &o->itl_target_us, "0", 0, 60000000, .argument = "US",
+         .help = "Time between tokens that verdicts compare with; 0: learnt."},
+        {"client-stuck-ms", BT_OPTION_U32, &o->client_stuck_ms, "30000", 100, 86400000,
+         .argument = "MS", .help = "A client that reads nothing of its stream for so long is cut."},
+        {"max-body", BT_OPTION_BYTES, &o->body_bytes_max, "4m", 1024, 1u << 30, .argument = "BYTES",
+         .help = "Largest HTTP request body."},
+        {"name", BT_OPTION_STRING, &o->name, "router", .argument = "NAME",
+         .help = "Its name in the log."},
+        {"log-level", BT_OPTION_CHOICE, &o->log_level, "info",
+         .choices = {"error", "warn", "info", "debug"}, .argument = "LEVEL",
+         .help = "What is logged."},
+        {"die-with-parent", BT_OPTION_FLAG, &o->die_with_parent, "no",
+         .help = "End when the process that started this one ends."},
+    };
+    size_t n = sizeof options / sizeof options[0];
+    _Static_assert(sizeof options / sizeof options[0] <= OPTIONS, "room for every option");
+    for (size_t i = 0; i < n; i++)
+        out[i] = options[i];
+    return n;
+}
+
+int bt_router_command(int argc, char **argv) {
+    struct bt_router_config standard;
+    bt_router_config_default(&standard);
+    struct bt_router_options o = {
+        .max_requests = standard.max_requests,
+        .max_queued = standard.max_queued,
+        .deadline_ms = standard.deadline_ms,
+        .queue_ms = standard.queue_ms,
+        .debug_requests = standard.n_records,
+        .short_prompt_tokens = standard.short_prompt_tokens,
+        .prefill_backlog_tokens = standard.prefill_backlog_tokens,
+    };
+    struct bt_option options[OPTIONS];
+    const struct bt_command command = {
+        .name = "router",
+        .usage = "baton router --model FILE [--port P] [--registry-listen HOST:PORT]",
+        .summary = "Takes requests by HTTP, places them on the workers that have attached, and "
+                   "streams their tokens.\n"
+                   "SIGTERM: no new work, open streams finish, exit 0; a second one ends at once.",
+        .example = "  baton router --model model.gguf --port 8000 --registry-listen 127.0.0.1:8400",
+        .options = options,
+        .n_options = fill_options(&o, options),
+    };
+    struct bt_error err;
+    bt_status status = bt_config_parse(&command, argc, argv, &err);
+    if (status < 0) {
+        fprintf(stderr, "baton router: %s\n", err.text);
+        return 2;
+    }
+    return status == BT_DONE ? 0 : bt_router_run(&o);
+}

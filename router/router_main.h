@@ -1,0 +1,32 @@
+/* `baton router`: takes requests by HTTP, places them on workers, streams tokens. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/log.h"
+
+/* What the command line says; all borrowed until bt_router_run returns. */
+struct bt_router_options {
+    const char *model;           /* GGUF file; metadata and tokenizer are read */
+    const char *served_name;     /* NULL: the file's own */
+    const char *host;            /* HTTP */
+    uint32_t port;               /* 0: chosen by the system */
+    const char *registry_listen; /* "host:port" where workers attach */
+    bool insecure;               /* allow another registry address than loopback */
+    uint32_t disaggregate;       /* enum bt_disaggregate */
+    uint32_t max_requests, max_queued;
+    uint32_t deadline_ms, queue_ms;
+    uint32_t debug_requests; /* ended requests kept for /debug/requests */
+    uint32_t short_prompt_tokens, prefill_backlog_tokens;
+    uint32_t max_context;                   /* 0: what the workers say */
+    uint32_t ttft_target_ms, itl_target_us; /* 0: learnt */
+    uint32_t client_stuck_ms;               /* a client that reads nothing for so long is cut */
+    uint64_t body_bytes_max;
+    const char *name; /* in the log */
+    bool die_with_parent;
+    uint32_t log_level; /* enum bt_log_level */
+};
+
+/* Runs until SIGTERM or SIGINT; answers the process's exit code. Prints one line on stdout once
+ * both ports listen: "ready: http=HOST:PORT registry=HOST:PORT". */
+int bt_router_run(const struct bt_router_options *options);

@@ -1,0 +1,328 @@
+/* Server-sent events on a socket: collected per turn of the loop, one send per stream. */
+#include "router/sse.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <event2/event.h>
+
+/* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
+enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
+
+void bt_sse_set_init(struct bt_sse_set *set, struct event_base *base, uint64_t stuck_us,
+                     void (*on_touched)(void *arg), void *arg) {
+    *set = (struct bt_sse_set){
+        .base = base, .stuck_us = stuck_us, .on_touched = on_touched, .arg = arg};
+}
+
+void bt_sse_set_fini(struct bt_sse_set *set) {
+    while (set->n_pooled)
+        bt_text_buffer_fini(&set->pool[--set->n_pooled]);
+}
+
+static void take_buffer(struct bt_sse *sse) {
+    if (!sse->out.data && sse->set->n_pooled)
+        sse->out = sse->set->pool[--sse->set->n_pooled];
+}
+
+static void put_buffer(struct bt_sse *sse) {
+    struct bt_sse_set *set = sse->set;
+    sse->out.n_bytes = sse->n_sent = 0;
+    if (sse->out.data && !sse->out.failed && sse->out.capacity <= BT_SSE_POOLED_BYTES &&
+        set->n_pooled < BT_SSE_POOL) {
+        set->pool[set->n_pooled++] = sse->out;
+        sse->out = (struct bt_text_buffer){0};
+    } else {
+        bt_text_buffer_fini(&sse->out);
+    }
+}
+
+static void touch(struct bt_sse *sse) {
+    struct bt_sse_set *set = sse->set;
+    if (sse->is_touched)
+        return;
+    sse->is_touched = true;
+    if (!set->touched)
+        set->on_touched(set->arg);
+    sse->next_touched = set->touched;
+    set->touched = sse;
+}
+
+static void start(struct bt_sse *sse) {
+    sse->started = true;
+    bt_text_buffer_add_literal(&sse->out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+                                          "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
+                                          "X-Request-Id: ");
+    bt_text_buffer_add_hex64(&sse->out, sse->answer->id);
+    if (sse->chunked)
+        bt_text_buffer_add_literal(&sse->out, "\r\nTransfer-Encoding: chunked");
+    if (bt_http_call_closes(sse->call))
+        bt_text_buffer_add_literal(&sse->out, "\r\nConnection: close");
+    bt_text_buffer_add_literal(&sse->out, "\r\n\r\n");
+}
+
+static void open_chunk(struct bt_sse *sse) {
+    touch(sse);
+    take_buffer(sse);
+    if (!sse->started)
+        start(sse);
+    if (sse->chunk_open)
+        return;
+    sse->chunk_open = true;
+    sse->chunk_at = sse->out.n_bytes;
+    if (sse->chunked)
+        bt_text_buffer_add_literal(&sse->out, "000000\r\n");
+}
+
+static void close_chunk(struct bt_sse *sse) {
+    if (!sse->chunk_open)
+        return;
+    sse->chunk_open = false;
+    if (!sse->chunked || sse->out.failed)
+        return;
+    size_t n = sse->out.n_bytes - sse->chunk_at - CHUNK_HEAD_BYTES;
+    char *head = sse->out.data + sse->chunk_at;
+    for (size_t i = 6; i-- > 0; n >>= 4)
+        head[i] = "0123456789abcdef"[n & 15];
+    bt_text_buffer_add_literal(&sse->out, "\r\n");
+}
+
+/* ---- the sink ---- */
+
+static struct bt_sse *of(struct bt_request_sink *sink) {
+    return (struct bt_sse *)(void *)sink;
+}
+
+static bool is_full(const struct bt_request_sink *sink) {
+    const struct bt_sse *sse = (const struct bt_sse *)(const void *)sink;
+    return sse->out.n_bytes - sse->n_sent >= BT_SSE_FULL_BYTES;
+}
+
+static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
+    struct bt_sse *sse = of(sink);
+    if (!sse->call)
+        return;
+    open_chunk(sse);
+    bt_openai_write_chunk(&sse->out, sse->answer, given);
+    if (sse->chunk_open && sse->out.n_bytes - sse->chunk_at > CHUNK_BYTES_MAX / 2)
+        close_chunk(sse);
+    sse->was_full = sse->was_full || is_full(sink);
+}
+
+static void end_well(struct bt_sse *sse, const struct bt_sink_end *end) {
+    struct bt_text_buffer extra = {0};
+    if (sse->add_extra)
+        sse->add_extra(sse, &extra);
+    open_chunk(sse);
+    if (sse->answer->include_usage || extra.n_bytes)
+        bt_openai_write_last_chunk(&sse->out, sse->answer, end->n_generated,
+                                   (struct bt_slice){extra.data, extra.n_bytes});
+    bt_text_buffer_fini(&extra);
+    bt_text_buffer_add_literal(&sse->out, "data: [DONE]\n\n");
+    close_chunk(sse);
+    if (sse->chunked)
+        bt_text_buffer_add_literal(&sse->out, "0\r\n\r\n");
+}
+
+static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
+    struct bt_sse *sse = of(sink);
+    if (!sse->call)
+        return;
+    touch(sse);
+    sse->ending = true;
+    if (given->status == BT_OK) {
+        end_well(sse, given);
+        return;
+    }
+    int code = bt_status_http(given->status);
+    struct bt_text_buffer body = {0};
+    bt_openai_write_error(&body, code, given->reason, NULL, NULL);
+    if (!sse->started) {
+        struct bt_http_call *call = sse->call;
+        char extra[80];
+        snprintf(extra, sizeof extra, "X-Request-Id: %016" PRIx64 "\r\n%s", sse->answer->id,
+                 code == 429 || code == 503 ? "Retry-After: 1\r\n" : "");
+        sse->call = NULL;
+        sse->replied = true;
+        bt_http_call_reply(call, code, "application/json",
+                           (struct bt_slice){body.data, body.n_bytes}, extra);
+    } else {
+        /* A cut answer must not look whole: no [DONE], no last chunk. */
+        sse->cut_at_end = true;
+        open_chunk(sse);
+        bt_text_buffer_add_literal(&sse->out, "event: error\ndata: ");
+        bt_text_buffer_add(&sse->out, body.data, body.n_bytes);
+        bt_text_buffer_add_literal(&sse->out, "\n\n");
+        close_chunk(sse);
+    }
+    bt_text_buffer_fini(&body);
+}
+
+static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece, .end = end};
+
+void bt_sse_init(struct bt_sse *sse, struct bt_sse_set *set, struct bt_http_call *call,
+                 const struct bt_openai_answer *answer,
+                 void (*on_event)(struct bt_sse *sse, enum bt_sse_event event)) {
+    *sse = (struct bt_sse){.base = {&ops},
+                           .set = set,
+                           .call = call,
+                           .answer = answer,
+                           .on_event = on_event,
+                           .chunked = bt_http_call_is_chunked(call)};
+}
+
+/* ---- writing ---- */
+
+static void unblock(struct bt_sse *sse) {
+    struct bt_sse_set *set = sse->set;
+    if (sse->writable)
+        event_free(sse->writable);
+    sse->writable = NULL;
+    if (!sse->is_blocked)
+        return;
+    sse->is_blocked = false;
+    *(sse->previous_blocked ? &sse->previous_blocked->next_blocked : &set->blocked) =
+        sse->next_blocked;
+    if (sse->next_blocked)
+        sse->next_blocked->previous_blocked = sse->previous_blocked;
+    sse->next_blocked = sse->previous_blocked = NULL;
+    set->n_blocked--;
+}
+
+void bt_sse_fini(struct bt_sse *sse) {
+    if (!sse->set)
+        return;
+    unblock(sse);
+    if (sse->is_touched) {
+        struct bt_sse **at = &sse->set->touched;
+        while (*at != sse)
+            at = &(*at)->next_touched;
+        *at = sse->next_touched;
+        sse->is_touched = false;
+    }
+    put_buffer(sse);
+    sse->call = NULL;
+}
+
+/* The connection is lost or given up. */
+static void give_up(struct bt_sse *sse, enum bt_sse_event event) {
+    struct bt_http_call *call = sse->call;
+    sse->call = NULL;
+    unblock(sse);
+    put_buffer(sse);
+    bt_http_call_cut(call);
+    sse->on_event(sse, event);
+}
+
+static void done(struct bt_sse *sse) {
+    struct bt_http_call *call = sse->call;
+    sse->call = NULL;
+    if (call && sse->cut_at_end)
+        bt_http_call_cut(call);
+    else if (call)
+        bt_http_call_finish(call);
+    sse->on_event(sse, BT_SSE_DONE);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    struct bt_sse *sse = arg;
+    sse->is_writable = true;
+    touch(sse);
+}
+
+/* False where the stream has been given up. */
+static bool block(struct bt_sse *sse, uint64_t now_us, bool progress) {
+    struct bt_sse_set *set = sse->set;
+    if (sse->is_blocked) {
+        if (progress)
+            sse->blocked_us = now_us;
+        return true;
+    }
+    sse->writable =
+        event_new(set->base, bt_http_call_fd(sse->call), EV_WRITE | EV_PERSIST, on_writable, sse);
+    if (!sse->writable || event_add(sse->writable, NULL) != 0) {
+        give_up(sse, BT_SSE_LOST);
+        return false;
+    }
+    sse->blocked_us = now_us;
+    sse->is_blocked = true;
+    sse->next_blocked = set->blocked;
+    if (set->blocked)
+        set->blocked->previous_blocked = sse;
+    set->blocked = sse;
+    set->n_blocked++;
+    return true;
+}
+
+/* Sends what is there; the stream may be gone afterwards. */
+static void write_out(struct bt_sse *sse, uint64_t now_us) {
+    struct bt_sse_set *set = sse->set;
+    bool progress = false;
+    if (sse->is_blocked && !sse->is_writable)
+        return; /* it would only answer EAGAIN again */
+    sse->is_writable = false;
+    while (sse->n_sent < sse->out.n_bytes) {
+        ssize_t n = send(bt_http_call_fd(sse->call), sse->out.data + sse->n_sent,
+                         sse->out.n_bytes - sse->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+            give_up(sse, BT_SSE_LOST);
+            return;
+        }
+        if (n < 0) {
+            if (!block(sse, now_us, progress))
+                return;
+            break;
+        }
+        set->n_sends++;
+        set->n_bytes += (uint64_t)n;
+        sse->n_sent += (size_t)n;
+        progress = true;
+    }
+    if (sse->n_sent < sse->out.n_bytes) {
+        /* Moved to the front only now and then: each move costs what is left. */
+        if (sse->n_sent > BT_SSE_FULL_BYTES / 2) {
+            memmove(sse->out.data, sse->out.data + sse->n_sent, sse->out.n_bytes - sse->n_sent);
+            sse->out.n_bytes -= sse->n_sent;
+            sse->n_sent = 0;
+        }
+    } else {
+        unblock(sse);
+        put_buffer(sse);
+    }
+    if (sse->was_full && sse->out.n_bytes - sse->n_sent < BT_SSE_FULL_BYTES / 2) {
+        sse->was_full = false;
+        sse->on_event(sse, BT_SSE_ROOM);
+    }
+    if (sse->ending && sse->call && sse->n_sent == sse->out.n_bytes && !sse->is_touched)
+        done(sse);
+}
+
+void bt_sse_flush(struct bt_sse_set *set, uint64_t now_us) {
+    while (set->touched) {
+        struct bt_sse *sse = set->touched;
+        set->touched = sse->next_touched;
+        sse->next_touched = NULL;
+        sse->is_touched = false;
+        close_chunk(sse);
+        if (sse->replied)
+            done(sse);
+        else if (sse->out.failed)
+            give_up(sse, BT_SSE_LOST);
+        else
+            write_out(sse, now_us);
+    }
+}
+
+void bt_sse_sweep(struct bt_sse_set *set, uint64_t now_us) {
+    for (struct bt_sse *sse = set->blocked, *next; sse; sse = next) {
+        next = sse->next_blocked;
+        if (now_us - sse->blocked_us < set->stuck_us)
+            continue;
+        set->n_stuck++;
+        give_up(sse, BT_SSE_STUCK);
+    }
+}
