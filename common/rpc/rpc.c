@@ -1,0 +1,56 @@
+/* Starts and ends gRPC, and lets its log lines through ours at a bounded rate. */
+#include "common/rpc/rpc.h"
+
+#include <grpc/grpc.h>
+#include <grpc/support/log.h>
+#include <signal.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/base/log.h"
+
+enum { LINES_PER_SECOND = 10 };
+
+/* gRPC's log function is one per process and has no argument, so its state stands here. */
+static _Atomic int64_t log_second;
+static _Atomic uint32_t log_lines, log_dropped;
+
+static void log_line(gpr_log_func_args *args) {
+    enum bt_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR ? BT_LOG_WARN : BT_LOG_DEBUG;
+    if (level > bt_log_level())
+        return;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t second = now.tv_sec;
+    if (atomic_exchange(&log_second, second) != second)
+        atomic_store(&log_lines, 0);
+    if (atomic_fetch_add(&log_lines, 1) >= LINES_PER_SECOND) {
+        atomic_fetch_add(&log_dropped, 1);
+        return;
+    }
+    uint32_t dropped = atomic_exchange(&log_dropped, 0);
+    const char *file = strrchr(args->file, '/');
+    file = file ? file + 1 : args->file;
+    if (dropped)
+        bt_log_write(level, "grpc: %s:%d: %.400s (%u lines before it were left out)", file,
+                     args->line, args->message, dropped);
+    else
+        bt_log_write(level, "grpc: %s:%d: %.400s", file, args->line, args->message);
+}
+
+void bt_rpc_init(void) {
+    sigset_t all, before;
+    sigfillset(&all);
+    /* Signals are the owner's: its loop hears them, not gRPC's threads. */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    gpr_set_log_function(log_line);
+    grpc_init();
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void bt_rpc_fini(void) {
+    grpc_shutdown();
+}
