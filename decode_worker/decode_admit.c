@@ -58,6 +58,9 @@ static enum bt_end refusal_of(const struct bt_decode_core *core, const struct bt
         return BT_END_INVALID;
     if (work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
         return BT_END_INVALID;
+    for (uint32_t i = 0; i < work->n_tokens; i++)
+        if (work->tokens[i] < 0 || (uint32_t)work->tokens[i] >= core->config.n_vocab)
+            return BT_END_INVALID;
     return core->n_active >= core->config.join.max_seqs ? BT_END_FULL : 0;
 }
 
@@ -135,6 +138,10 @@ void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct
     if (job->n_tokens % BT_PAGE_TOKENS) /* its own tokens go on in the prompt's last page */
         bt_kv_page_move(core->pool, seq->hold.pages[seq->n_pages_prompt - 1], BT_PAGE_FILLING);
     bt_decode_publish(core, seq);
+    if (commit->token < 0 || (uint32_t)commit->token >= core->config.n_vocab) {
+        bt_decode_end(core, now_us, seq, BT_END_CHECKSUM, true);
+        return;
+    }
     bt_decode_take_token(core, now_us, seq,
                          &(struct bt_step_result){.token = commit->token,
                                                   .finish = commit->finish,

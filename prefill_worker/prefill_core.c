@@ -54,7 +54,7 @@ static bt_status check(const struct bt_prefill_config *config, struct bt_error *
     if (!config->join.max_seqs || config->join.max_seqs > 4096)
         return bt_fail(err, BT_E_INVALID, "max-seqs is %u, must be 1 to 4096",
                        config->join.max_seqs);
-    if (!config->n_pages || !config->n_layers || !config->page_bytes)
+    if (!config->n_pages || !config->n_layers || !config->page_bytes || !config->n_vocab)
         return bt_fail(err, BT_E_INVALID, "the KV cache has %u pages, must be at least 1",
                        config->n_pages);
     if (!config->chunk_tokens || !config->max_offers)

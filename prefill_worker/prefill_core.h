@@ -18,6 +18,7 @@ struct bt_prefill_config {
     uint32_t n_pages;
     uint32_t n_layers;
     uint32_t page_bytes;   /* of one (layer, page) */
+    uint32_t n_vocab;      /* token ids are below it */
     uint32_t chunk_tokens; /* rows of one step */
     uint32_t max_offers;   /* hellos that wait for a grant or for pages at once */
     uint32_t drain_ms;     /* how long prompts may go on after drain before they are given back */

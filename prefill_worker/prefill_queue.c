@@ -19,6 +19,9 @@ static enum bt_end refusal_of(const struct bt_prefill_core *core, const struct b
     if (bt_prefill_pages_of(work->n_tokens) > core->config.n_pages ||
         work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
         return BT_END_INVALID;
+    for (uint32_t i = 0; i < work->n_tokens; i++)
+        if (work->tokens[i] < 0 || (uint32_t)work->tokens[i] >= core->config.n_vocab)
+            return BT_END_INVALID;
     return core->n_active >= core->config.join.max_seqs ? BT_END_FULL : 0;
 }
 

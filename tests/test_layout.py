@@ -14,9 +14,10 @@ ALLOWED = {
     "common/device": ["common/base", "kernels"],
     "common/kv": ["common/base", "common/device"],
     "common/engine": ["common/base", "common/device", "common/kv", "kernels"],
+    "common/worker": ["common/base", "common/rpc", "common/kv", "common/engine"],
     "router": ["common/base", "common/rpc", "common/text"],
-    "prefill_worker": ["common/base", "common/rpc", "common/kv", "common/engine"],
-    "decode_worker": ["common/base", "common/rpc", "common/kv", "common/engine"],
+    "prefill_worker": ["common/base", "common/rpc", "common/kv", "common/engine", "common/worker"],
+    "decode_worker": ["common/base", "common/rpc", "common/kv", "common/engine", "common/worker"],
     "cli": ["common", "router", "prefill_worker", "decode_worker", "kernels"],
     "baton.c": ["cli", "common/base"],
 }
@@ -29,9 +30,10 @@ ONLY = {
     "kernels/kernels.h": ("common/device/", "common/engine/", "kernels/"),
 }
 # Cores are pure: no clock, socket, thread, allocation after create.
-CORES = re.compile(r"^(router/(core|admission|placement|worker_table|prefix_table|fence|dispatch|verdict)"
-                   r"|prefill_worker/prefill_core|decode_worker/decode_core|common/kv/kv_(pool|lease|recv|send|ticket)"
-                   r"|common/engine/batch)[a-z_]*\.c$")
+CORES = re.compile(r"^(router/(core|admission|placement|worker_table|prefix_table|fence|dispatch|verdict|lifecycle|attempt"
+                   r"|token_store|request_heap|ticket|record)"
+                   r"|prefill_worker/prefill_(core|queue|run|peers)|decode_worker/decode_(core|admit|grow|step)"
+                   r"|common/kv/kv_(pool|hold|index|recv|send)|common/rpc/ledger|common/engine/batch)[a-z_]*\.c$")
 IMPURE = re.compile(r"\b(clock_gettime|gettimeofday|time|rand|random|printf|fprintf|socket|pthread_\w+|errno)\s*\(")
 LINES_MAX = 800
 

@@ -1,0 +1,240 @@
+/* What stands around a worker's core: the event loop, the engine, the streams to its routers. */
+#include "common/worker/worker_host.h"
+
+#include <event2/event.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "common/base/assert.h"
+#include "common/base/gguf_text.h"
+#include "common/base/log.h"
+#include "common/rpc/rpc.h"
+
+uint64_t bt_worker_now_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+/* ---- the model ---- */
+
+static void on_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total) {
+    uint64_t *told_us = arg;
+    uint64_t now_us = bt_worker_now_us();
+    if (now_us - *told_us < 1000000)
+        return;
+    *told_us = now_us;
+    BT_INFO("loading the model: %llu of %llu MB", (unsigned long long)(bytes_done >> 20),
+            (unsigned long long)(bytes_total >> 20));
+}
+
+static enum bt_profile profile_of(enum bt_precision precision) {
+    return precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
+           : precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
+                                            : BT_PROFILE_FAST;
+}
+
+static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_error *err) {
+    const struct bt_worker_options *options = host->options;
+    uint64_t started_us = bt_worker_now_us(), told_us = started_us;
+    uint64_t n_pages = (options->kv_tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
+    struct bt_engine_params params = {
+        .model_path = options->model,
+        .n_threads = options->n_threads,
+        .pin = options->pin,
+        .profile = profile_of(options->precision),
+        .n_pages = n_pages > UINT32_MAX ? UINT32_MAX : (uint32_t)n_pages,
+        .kv_bytes_max =
+            options->kv_is_standard ? options->kv_standard_bytes_max : options->kv_memory_bytes,
+        .max_rows = max_rows,
+        .max_seqs = options->max_seqs,
+        .max_context = options->max_context,
+        .progress = on_progress,
+        .progress_arg = &told_us,
+    };
+    BT_TRY(bt_engine_create(&params, &host->engine, err));
+    const struct bt_engine_info *info = bt_engine_info(host->engine);
+    if (info->remark[0])
+        BT_INFO("%s", info->remark);
+    BT_INFO("%s: %u layers, %s, %s kernels, %u threads, ready in %llu ms",
+            info->model_name[0] ? info->model_name : options->model, info->n_layers,
+            bt_profile_name(info->fingerprint.profile), info->kernels, info->n_threads,
+            (unsigned long long)((bt_worker_now_us() - started_us) / 1000));
+    BT_INFO("memory: weights %llu MB, KV cache %llu MB (%u pages, %llu tokens), scratch %llu MB",
+            (unsigned long long)(info->weight_bytes >> 20),
+            (unsigned long long)(info->cache_bytes >> 20), info->n_pages,
+            (unsigned long long)info->n_pages * BT_PAGE_TOKENS,
+            (unsigned long long)(info->scratch_bytes >> 20));
+    return BT_OK;
+}
+
+bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *join,
+                         struct bt_error *err) {
+    const struct bt_engine_info *info = bt_engine_info(host->engine);
+    struct bt_gguf *gguf;
+    BT_TRY(bt_gguf_open(host->options->model, &gguf, err));
+    join->text_hash = bt_gguf_text_hash(gguf);
+    bt_gguf_close(gguf);
+    snprintf(join->name, sizeof join->name, "%s", host->options->name);
+    join->incarnation = host->incarnation;
+    join->protocol_min = BT_PROTOCOL_MIN;
+    join->protocol_max = BT_PROTOCOL_MAX;
+    join->fingerprint = info->fingerprint;
+    join->max_seqs = host->options->max_seqs;
+    /* A sequence cannot be longer than the pool either. */
+    uint64_t pool_tokens = (uint64_t)info->n_pages * BT_PAGE_TOKENS;
+    join->max_context = pool_tokens < info->max_context ? (uint32_t)pool_tokens : info->max_context;
+    return BT_OK;
+}
+
+/* ---- the loop ---- */
+
+static void on_event(evutil_socket_t fd, short what, void *arg) {
+    (void)fd;
+    (void)what;
+    struct bt_worker_host *host = arg;
+    host->turn(host->arg);
+}
+
+static void on_signal(evutil_socket_t number, short what, void *arg) {
+    (void)what;
+    struct bt_worker_host *host = arg;
+    host->n_signals++;
+    BT_INFO("%s: %s", number == SIGTERM ? "SIGTERM" : "SIGINT",
+            host->n_signals == 1 ? "draining; a second one ends at once" : "ending at once");
+    if (host->n_signals > 1)
+        bt_worker_host_stop(host, 1);
+    else
+        host->turn(host->arg);
+}
+
+static bt_status watch(struct bt_worker_host *host, struct bt_error *err) {
+    short readable = EV_READ | EV_PERSIST;
+    struct timeval tick = {.tv_usec = BT_WORKER_TICK_MS * 1000};
+    host->rpc_event = event_new(host->base, bt_rpc_fd(host->streams), readable, on_event, host);
+    host->engine_event =
+        event_new(host->base, bt_engine_fd(host->engine), readable, on_event, host);
+    host->tick = event_new(host->base, -1, EV_PERSIST, on_event, host);
+    host->term = evsignal_new(host->base, SIGTERM, on_signal, host);
+    host->interrupt = evsignal_new(host->base, SIGINT, on_signal, host);
+    if (!host->rpc_event || !host->engine_event || !host->tick || !host->term || !host->interrupt ||
+        event_add(host->rpc_event, NULL) || event_add(host->engine_event, NULL) ||
+        event_add(host->tick, &tick) || event_add(host->term, NULL) ||
+        event_add(host->interrupt, NULL))
+        return bt_fail(err, BT_E_NO_MEMORY, "the event loop cannot watch its events");
+    return BT_OK;
+}
+
+bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worker_options *options,
+                              uint32_t max_rows, void (*turn)(void *arg), void *arg,
+                              struct bt_error *err) {
+    memset(host, 0, sizeof *host);
+    host->options = options;
+    host->turn = turn;
+    host->arg = arg;
+    bt_log_set_role(options->name);
+    if (getrandom(&host->incarnation, sizeof host->incarnation, 0) !=
+            (ssize_t)sizeof host->incarnation ||
+        getrandom(&host->random, sizeof host->random, 0) != (ssize_t)sizeof host->random)
+        return bt_fail(err, BT_E_IO, "the system gives no random bytes");
+    signal(SIGPIPE, SIG_IGN);
+    host->base = event_base_new();
+    if (!host->base)
+        return bt_fail(err, BT_E_NO_MEMORY, "no memory for the event loop");
+    BT_TRY(load(host, max_rows, err));
+    bt_rpc_init();
+    BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){0}, &host->rpc, err));
+    host->streams = bt_rpc_client_streams(host->rpc);
+    return watch(host, err);
+}
+
+void bt_worker_host_fini(struct bt_worker_host *host) {
+    struct event *events[] = {host->rpc_event, host->engine_event, host->tick, host->term,
+                              host->interrupt};
+    for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
+        if (events[i])
+            event_free(events[i]);
+    if (host->rpc) {
+        bt_rpc_client_stop(host->rpc);
+        bt_rpc_fini();
+    }
+    bt_engine_destroy(host->engine);
+    if (host->base)
+        event_base_free(host->base);
+    memset(host, 0, sizeof *host);
+}
+
+int bt_worker_host_run(struct bt_worker_host *host) {
+    host->turn(host->arg);
+    event_base_dispatch(host->base);
+    return host->exit_code;
+}
+
+void bt_worker_host_stop(struct bt_worker_host *host, int exit_code) {
+    host->exit_code = exit_code;
+    event_base_loopbreak(host->base);
+}
+
+/* ---- routers ---- */
+
+/* xorshift64: spreads redials, nothing else. */
+static uint64_t next_random(struct bt_worker_host *host) {
+    uint64_t x = host->random | 1;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    return host->random = x;
+}
+
+static void dial_due(struct bt_worker_host *host, uint64_t now_us) {
+    for (uint32_t i = 0; i < host->options->n_routers; i++) {
+        if (host->routers[i].busy || now_us < host->routers[i].dial_us)
+            continue;
+        struct bt_error err;
+        if (bt_rpc_client_dial(host->rpc, i, host->options->routers[i], 0, &err) == BT_OK) {
+            host->routers[i].busy = true;
+            continue;
+        }
+        BT_WARN("cannot dial router %s: %s", host->options->routers[i], err.text);
+        host->routers[i].dial_us =
+            now_us +
+            (uint64_t)bt_rpc_redial_ms(++host->routers[i].failures, next_random(host)) * 1000;
+    }
+}
+
+static void on_closed(struct bt_worker_host *host, uint64_t now_us,
+                      const struct bt_rpc_event *event) {
+    uint32_t i = event->slot;
+    /* A router that is not there yet is said once, not at each try. */
+    if (host->routers[i].failures == 0)
+        BT_WARN("router %s: %s", host->options->routers[i], event->text);
+    else
+        BT_DEBUG("router %s: %s", host->options->routers[i], event->text);
+    host->routers[i].busy = false;
+    host->routers[i].dial_us =
+        now_us + (uint64_t)bt_rpc_redial_ms(host->routers[i].failures++, next_random(host)) * 1000;
+}
+
+bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
+                                 struct bt_rpc_event *event) {
+    if (host->n_signals < 2)
+        dial_due(host, now_us);
+    if (!bt_rpc_next(host->streams, event))
+        return false;
+    BT_ASSERT(event->slot < BT_MAX_ROUTERS);
+    if (event->type == BT_RPC_OPENED)
+        host->routers[event->slot].failures = 0;
+    else if (event->type == BT_RPC_CLOSED)
+        on_closed(host, now_us, event);
+    return true;
+}
+
+void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_msg *msg) {
+    struct bt_error err;
+    bt_status status = bt_rpc_send(host->streams, slot, msg, &err);
+    if (status < 0 && status != BT_E_PEER_GONE)
+        BT_WARN("router %s: %s", host->options->routers[slot], err.text);
+}

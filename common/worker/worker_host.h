@@ -1,0 +1,65 @@
+/* What stands around a worker's core: the event loop, the engine, the streams to its routers.
+ *
+ * Both workers are built the same way. Everything that can happen (a router's message, a step's
+ * end, a link's bytes, the clock, a signal) ends in one function, the worker's `turn`: it takes the
+ * events, tells the core, and does what the core wants done. Owned by the process's main thread. */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/status.h"
+#include "common/engine/engine.h"
+#include "common/engine/worker_options.h"
+#include "common/rpc/rpc_client.h"
+
+struct event;
+struct event_base;
+
+enum {
+    BT_WORKER_TICK_MS = 25,     /* the cores want 50 at most */
+    BT_WORKER_DRAIN_MS = 30000, /* after SIGTERM: then what still runs is moved elsewhere */
+};
+
+struct bt_worker_host {
+    const struct bt_worker_options *options; /* borrowed */
+    struct event_base *base;
+    struct bt_engine *engine;
+    struct bt_rpc_client *rpc;
+    struct bt_rpc_streams *streams; /* of rpc */
+    struct event *rpc_event, *engine_event, *tick, *term, *interrupt;
+    void (*turn)(void *arg);
+    void *arg;
+    int n_signals; /* SIGTERM and SIGINT so far: the first drains, the second ends at once */
+    int exit_code;
+    struct bt_id incarnation;
+    uint64_t random; /* state of the redial spread */
+    struct {
+        bool busy; /* dialled or open */
+        uint32_t failures;
+        uint64_t dial_us; /* not before */
+    } routers[BT_MAX_ROUTERS];
+};
+
+/* Microseconds of the monotonic clock. */
+uint64_t bt_worker_now_us(void);
+
+/* Loads the model (with progress in the log), starts the RPC client and the loop's events. max_rows
+ * and max_seqs are those of a step. On failure everything is undone by bt_worker_host_fini. */
+bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worker_options *options,
+                              uint32_t max_rows, void (*turn)(void *arg), void *arg,
+                              struct bt_error *err);
+/* Accepts a zeroed or half-built host. */
+void bt_worker_host_fini(struct bt_worker_host *host);
+/* Runs the loop until bt_worker_host_stop. Returns the process's exit code. */
+int bt_worker_host_run(struct bt_worker_host *host);
+void bt_worker_host_stop(struct bt_worker_host *host, int exit_code);
+
+/* Fills what a worker says at Join; role and link address are the caller's. */
+bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *join,
+                         struct bt_error *err);
+
+/* The next event of a router's stream; dials those that are due. False: none now. */
+bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
+                                 struct bt_rpc_event *event);
+/* Sends msg; a stream that cannot take it is closed by the RPC library, and its CLOSED follows. */
+void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_msg *msg);
