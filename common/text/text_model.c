@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "common/base/gguf.h"
+#include "common/base/gguf_text.h"
 #include "common/text/utf8.h"
 
 /* What has been read of the file, as the tokenizer wants it; the texts stay in the mapped file. */
@@ -137,14 +137,12 @@ static bt_status read_all(const struct bt_gguf *gguf, struct arrays *arrays,
     BT_TRY(read_tokenizer(gguf, arrays, &model->tokenizer, err));
     BT_TRY(read_context(gguf, &model->context_tokens, err));
     BT_TRY(read_name(gguf, model->name, sizeof model->name, err));
-    model->text_hash = bt_tokenizer_hash(model->tokenizer);
+    model->text_hash = bt_gguf_text_hash(gguf);
     bt_status status = bt_gguf_get_string(gguf, "tokenizer.chat_template", &template, err);
     if (status == BT_E_NOT_FOUND)
         return BT_OK;
     BT_TRY(status);
-    BT_TRY(bt_chat_template_create(slice_of(template), &model->chat, err));
-    model->text_hash = XXH3_64bits_withSeed(template.text, template.n_bytes, model->text_hash);
-    return BT_OK;
+    return bt_chat_template_create(slice_of(template), &model->chat, err);
 }
 
 bt_status bt_text_model_open(const char *path, struct bt_text_model *model, struct bt_error *err) {
