@@ -214,6 +214,26 @@ bool bt_router_core_live(const struct bt_router_core *core, uint64_t now_us, uin
 uint64_t bt_router_core_ttft_target_us(const struct bt_router_core *core, uint32_t n_tokens);
 uint64_t bt_router_core_itl_target_us(const struct bt_router_core *core);
 
+/* ---- coverage: each pair of (state, event) counts how often it was met ---- */
+
+enum bt_pair_kind {
+    BT_PAIR_IMPOSSIBLE, /* asserted: its count stays 0 */
+    BT_PAIR_IGNORED,    /* nothing happens, and `why` says why that is right */
+    BT_PAIR_HANDLED,
+};
+
+struct bt_pair_view {
+    const char *machine; /* "request" or "worker" */
+    const char *state, *event;
+    enum bt_pair_kind kind;
+    const char *why; /* "" unless IGNORED */
+};
+
+/* counts[i] belongs to pair i; *n_pairs of them. Borrowed until destroy. */
+const uint32_t *bt_router_core_coverage(const struct bt_router_core *core, uint32_t *n_pairs);
+/* The same for every core; false past the end. */
+bool bt_router_core_pair(uint32_t i, struct bt_pair_view *out);
+
 /* Everything adds up: lists, heaps, token store, worker parts. For the simulator and debug builds.
  */
 bool bt_router_core_is_valid(const struct bt_router_core *core);

@@ -94,10 +94,21 @@ struct bt_request {
     uint64_t not_before_us;  /* after a refusal: back-off */
     uint32_t timer_position; /* in the core's heaps */
     uint32_t queue_position;
+    uint64_t timer_us;             /* when the core looks at it next */
     uint32_t live_next, live_prev; /* list of the worker that runs it (D's) */
+    uint32_t p_next, p_prev;       /* list of the worker that prefills it (P's) */
     uint8_t retries;               /* refusals and failures so far */
+    uint8_t failures;              /* of them, those that were no lack of room */
     uint8_t deaths;                /* workers that died while it was on them */
     uint8_t moves;                 /* attempts after preemption, drain or death */
+
+    /* What this attempt counts for in its workers' loads. */
+    uint32_t pages_asked;    /* of D's pages, until D has answered */
+    uint32_t backlog_tokens; /* of P's backlog, until its token came */
+    bool retry_due;          /* the next attempt is a retry: it needs room in the budget */
+    bool held_back;          /* and was made to wait for it */
+    bool muted;              /* stop or cancel came: EMITs still in the ring are skipped */
+    bool was_placed;         /* D accepted it once: the queue's deadline is for the first place */
 
     /* What happened, for the record and the verdict. */
     uint64_t queued_us, placed_us, first_token_us, last_token_us;

@@ -1,0 +1,402 @@
+/* The life of a request: the table of (state, event), and what each handled pair does. */
+#include "router/lifecycle.h"
+
+#include "common/base/assert.h"
+#include "router/core_attempt.h"
+#include "router/core_state.h"
+
+/* ---- reactions ---- */
+
+typedef void (*reaction)(struct bt_router_core *core, struct bt_request *req,
+                         struct bt_life_cause cause);
+
+static void place(struct bt_router_core *core, struct bt_request *req, struct bt_life_cause cause) {
+    bt_core_attempt_open(core, req, cause.choice);
+}
+
+static void backoff_over(struct bt_router_core *core, struct bt_request *req,
+                         struct bt_life_cause cause) {
+    (void)cause;
+    req->not_before_us = 0;
+    bt_request_heap_put(&core->queue, req);
+    bt_core_arm(core, req);
+    core->dispatch_due = true;
+}
+
+static bool any_worker(const struct bt_router_core *core, enum bt_role role) {
+    for (uint32_t i = 0; i < BT_MAX_WORKERS; i++)
+        if (bt_worker_is_known(&core->workers.workers[i]) && core->workers.workers[i].role == role)
+            return true;
+    return false;
+}
+
+static void queue_timeout(struct bt_router_core *core, struct bt_request *req,
+                          struct bt_life_cause cause) {
+    (void)cause;
+    if (!req->was_placed) {
+        bt_core_attempt_end(core, req, BT_E_DEADLINE, BT_FINISH_NONE,
+                            bt_core_actions_reason(&core->actions,
+                                                   "no place was free for %u ms, the limit",
+                                                   core->config.queue_ms));
+        return;
+    }
+    /* It had a place and lost it: it waits on while there is somebody to wait for. */
+    if (!any_worker(core, BT_ROLE_DECODE) || (core->config.disaggregate == BT_DISAGGREGATE_ALWAYS &&
+                                              !any_worker(core, BT_ROLE_PREFILL))) {
+        bt_core_attempt_end(core, req, BT_E_UNAVAILABLE, BT_FINISH_NONE,
+                            bt_core_actions_reason(&core->actions,
+                                                   "its worker was lost and none came for %u ms",
+                                                   core->config.queue_ms));
+        return;
+    }
+    req->queue_deadline_us = core->now_us + core->config.queue_ms * 1000ull;
+    bt_core_arm(core, req);
+}
+
+static void end_deadline(struct bt_router_core *core, struct bt_request *req,
+                         struct bt_life_cause cause) {
+    (void)cause;
+    bt_core_attempt_end(
+        core, req, BT_E_DEADLINE, BT_FINISH_NONE,
+        bt_core_actions_reason(&core->actions, "the deadline of %llu ms passed while it was %s",
+                               (unsigned long long)(req->deadline_us - req->arrived_us) / 1000,
+                               bt_request_state_name(req->state)));
+}
+
+static void end_cancelled(struct bt_router_core *core, struct bt_request *req,
+                          struct bt_life_cause cause) {
+    (void)cause;
+    req->muted = true;
+    bt_core_attempt_end(core, req, BT_E_CANCELLED, BT_FINISH_NONE, "the client has gone");
+}
+
+static void end_stopped(struct bt_router_core *core, struct bt_request *req,
+                        struct bt_life_cause cause) {
+    (void)cause;
+    req->muted = true;
+    bt_core_attempt_end(core, req, BT_OK, BT_FINISH_STOP, "");
+}
+
+static void end_fatal(struct bt_router_core *core, struct bt_request *req,
+                      struct bt_life_cause cause) {
+    if (cause.end == BT_END_INVALID)
+        bt_core_attempt_end(core, req, BT_E_TOO_LARGE, BT_FINISH_NONE,
+                            "the worker can never hold a request of this length");
+    else
+        bt_core_attempt_end(core, req, BT_E_INTERNAL, BT_FINISH_ERROR,
+                            "the model computed a logit that is not a number");
+}
+
+static void accepted(struct bt_router_core *core, struct bt_request *req,
+                     struct bt_life_cause cause) {
+    (void)cause;
+    bt_core_set_state(core, req, BT_REQUEST_PREFILLING);
+}
+
+static void p_token(struct bt_router_core *core, struct bt_request *req,
+                    struct bt_life_cause cause) {
+    (void)cause;
+    bt_core_set_state(core, req, BT_REQUEST_TRANSFERRING);
+}
+
+static void d_token(struct bt_router_core *core, struct bt_request *req,
+                    struct bt_life_cause cause) {
+    (void)cause;
+    req->from_d = true;
+    bt_core_set_state(core, req, BT_REQUEST_STREAMING);
+}
+
+/* D's part has ended, or D refused. Where P's end had brought the question, P's end is the cause.
+ */
+static void d_lost(struct bt_router_core *core, struct bt_request *req,
+                   struct bt_life_cause cause) {
+    enum bt_end end = cause.end;
+    enum bt_loss loss = bt_core_attempt_loss_of(end);
+    bool asked = req->state == BT_REQUEST_ASKING;
+    if (asked && (end == BT_END_PEER_GONE || end == BT_END_UNKNOWN || end == BT_END_LINK)) {
+        end = req->p_end;
+        loss = end ? bt_core_attempt_loss_of(end) : BT_LOSS_DEATH;
+    }
+    bt_core_attempt_lose(core, req, loss, end);
+}
+
+static void d_dead(struct bt_router_core *core, struct bt_request *req,
+                   struct bt_life_cause cause) {
+    bt_core_attempt_lose(core, req, BT_LOSS_DEATH, cause.end);
+}
+
+/* P's part is over without a hand-off that we know of. D alone knows whether it has the cache. */
+static void ask(struct bt_router_core *core, struct bt_request *req, struct bt_life_cause cause) {
+    req->p_end = cause.end;
+    core->counters.pgone_asked++;
+    bt_core_set_state(core, req, BT_REQUEST_ASKING);
+    bt_core_actions_send(core, (uint32_t)req->d, BT_MSG_PGONE, req);
+}
+
+static void p_dead(struct bt_router_core *core, struct bt_request *req,
+                   struct bt_life_cause cause) {
+#if BT_MUTANT_p_death_without_asking
+    /* The planted defect: D is taken for lost with P, and told nothing. */
+    bt_core_attempt_close_d(core, req);
+    bt_core_attempt_lose(core, req, BT_LOSS_DEATH, cause.end);
+    return;
+#endif
+    ask(core, req, cause);
+}
+
+static void ask_again(struct bt_router_core *core, struct bt_request *req,
+                      struct bt_life_cause cause) {
+    (void)cause;
+    bt_core_actions_send(core, (uint32_t)req->d, BT_MSG_PGONE, req);
+}
+
+static void committed(struct bt_router_core *core, struct bt_request *req,
+                      struct bt_life_cause cause) {
+    core->counters.pgone_live++;
+    d_token(core, req, cause);
+}
+
+/* ---- the table ---- */
+
+struct pair {
+    enum bt_pair_kind kind;
+    reaction react;
+    const char *why;
+};
+
+#define DOES(function) \
+    { BT_PAIR_HANDLED, function, "" }
+#define IGNORED(why) \
+    { BT_PAIR_IGNORED, NULL, why }
+
+/* In each state in which workers have parts of it. */
+#define EVERY_RUNNING_STATE                                                          \
+    [BT_LIFE_DEADLINE] = DOES(end_deadline), [BT_LIFE_CANCEL] = DOES(end_cancelled), \
+    [BT_LIFE_STOP] = DOES(end_stopped), [BT_LIFE_D_FAILED] = DOES(d_lost),           \
+    [BT_LIFE_D_MOVED] = DOES(d_lost), [BT_LIFE_D_FATAL] = DOES(end_fatal),           \
+    [BT_LIFE_D_DEAD] = DOES(d_dead)
+
+#define RESUME_SAYS_IT [BT_LIFE_D_ATTACHED] = IGNORED("its row in Resume says all that D must know")
+#define NOBODY_ASKED [BT_LIFE_D_LIVE] = IGNORED("nobody asked this D")
+
+/* What is not written is impossible. */
+static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
+    {
+        [BT_REQUEST_QUEUED] =
+            {
+                [BT_LIFE_PLACE] = DOES(place),
+                [BT_LIFE_BACKOFF_OVER] = DOES(backoff_over),
+                [BT_LIFE_QUEUE_TIMEOUT] = DOES(queue_timeout),
+                [BT_LIFE_DEADLINE] = DOES(end_deadline),
+                [BT_LIFE_CANCEL] = DOES(end_cancelled),
+                [BT_LIFE_STOP] = DOES(end_stopped),
+            },
+        [BT_REQUEST_RESERVING] =
+            {
+                EVERY_RUNNING_STATE,
+                RESUME_SAYS_IT,
+                NOBODY_ASKED,
+                [BT_LIFE_RESERVED] = DOES(accepted),
+                [BT_LIFE_REFUSED] = DOES(d_lost),
+                [BT_LIFE_P_TOKEN] = DOES(p_token), /* P's stream was faster than D's */
+                [BT_LIFE_D_TOKEN] = DOES(d_token), /* D's answer was lost with its stream */
+                [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
+                [BT_LIFE_P_FAILED] = DOES(ask),
+                [BT_LIFE_P_FATAL] = DOES(end_fatal),
+                [BT_LIFE_P_DEAD] = DOES(p_dead),
+            },
+        [BT_REQUEST_PREFILLING] =
+            {
+                EVERY_RUNNING_STATE,
+                RESUME_SAYS_IT,
+                NOBODY_ASKED,
+                [BT_LIFE_RESERVED] = IGNORED("D said so before"),
+                [BT_LIFE_P_TOKEN] = DOES(p_token),
+                [BT_LIFE_D_TOKEN] = DOES(d_token),
+                [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
+                [BT_LIFE_P_FAILED] = DOES(ask),
+                [BT_LIFE_P_FATAL] = DOES(end_fatal),
+                [BT_LIFE_P_DEAD] = DOES(p_dead),
+            },
+        [BT_REQUEST_TRANSFERRING] =
+            {
+                EVERY_RUNNING_STATE,
+                RESUME_SAYS_IT,
+                NOBODY_ASKED,
+                [BT_LIFE_RESERVED] = IGNORED("P's token said so before"),
+                [BT_LIFE_P_TOKEN] = IGNORED("a copy sent again after Resume"),
+                [BT_LIFE_D_TOKEN] = DOES(d_token),
+                [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
+                [BT_LIFE_P_FAILED] = DOES(ask),
+                [BT_LIFE_P_FATAL] = DOES(end_fatal),
+                [BT_LIFE_P_DEAD] = DOES(p_dead),
+            },
+        [BT_REQUEST_STREAMING] =
+            {
+                EVERY_RUNNING_STATE,
+                RESUME_SAYS_IT,
+                [BT_LIFE_RESERVED] = IGNORED("D's tokens said so before"),
+                [BT_LIFE_P_TOKEN] = IGNORED("D has the cache; the fence drops the copy"),
+                [BT_LIFE_D_TOKEN] = IGNORED("the stream goes on: only the fence is asked"),
+                [BT_LIFE_P_HANDED] = IGNORED("D has the cache: P's part was done"),
+                [BT_LIFE_P_FAILED] = IGNORED("D has the cache: P is not needed"),
+                [BT_LIFE_P_FATAL] = IGNORED("D has the cache: P is not needed"),
+                [BT_LIFE_P_DEAD] = IGNORED("D has the cache: P is not needed"),
+                [BT_LIFE_D_LIVE] = IGNORED("its tokens were faster than its answer"),
+            },
+        [BT_REQUEST_ASKING] =
+            {
+                EVERY_RUNNING_STATE,
+                [BT_LIFE_RESERVED] = IGNORED("D answers Reserve first; the question is on its way"),
+                [BT_LIFE_REFUSED] = DOES(d_lost),
+                [BT_LIFE_D_TOKEN] = DOES(d_token), /* committed before P was gone */
+                [BT_LIFE_D_LIVE] = DOES(committed),
+                [BT_LIFE_D_ATTACHED] = DOES(ask_again),
+            },
+        [BT_REQUEST_ENDED] =
+            {
+                [BT_LIFE_CANCEL] = IGNORED("the request has ended"),
+                [BT_LIFE_STOP] = IGNORED("the request has ended"),
+            },
+};
+
+void bt_lifecycle_event(struct bt_router_core *core, struct bt_request *req,
+                        enum bt_request_event event, struct bt_life_cause cause) {
+    const struct pair *pair = &pairs[req->state][event];
+    core->coverage[req->state * BT_LIFE_EVENT_COUNT + event]++;
+    BT_ASSERT(pair->kind != BT_PAIR_IMPOSSIBLE);
+    if (pair->kind == BT_PAIR_HANDLED)
+        pair->react(core, req, cause);
+}
+
+void bt_lifecycle_pair(uint32_t i, struct bt_pair_view *out) {
+    static const char *const events[BT_LIFE_EVENT_COUNT] = {
+        "place",    "backoff_over", "queue_timeout", "deadline", "cancel",
+        "stop",     "reserved",     "refused",       "p_token",  "d_token",
+        "p_handed", "p_failed",     "p_fatal",       "p_dead",   "d_failed",
+        "d_moved",  "d_fatal",      "d_dead",        "d_live",   "d_attached"};
+    const struct pair *pair = &pairs[i / BT_LIFE_EVENT_COUNT][i % BT_LIFE_EVENT_COUNT];
+    *out = (struct bt_pair_view){
+        .machine = "request",
+        .state = bt_request_state_name((enum bt_request_state)(i / BT_LIFE_EVENT_COUNT)),
+        .event = events[i % BT_LIFE_EVENT_COUNT],
+        .kind = pair->kind,
+        .why = pair->why ? pair->why : ""};
+}
+
+/* ---- what a worker's end means ---- */
+
+static const struct {
+    const char *name;
+    enum bt_request_event p, d;
+} ends[BT_END_COUNT] = {
+    /* The last token ends a request before this comes: on a live one a token is missing. */
+    [BT_END_DONE] = {"done", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_HANDED] = {"handed", BT_LIFE_P_HANDED, BT_LIFE_D_FAILED},
+    [BT_END_FULL] = {"full", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_PREEMPTED] = {"preempted", BT_LIFE_P_FAILED, BT_LIFE_D_MOVED},
+    [BT_END_LINK] = {"link lost", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_PEER_GONE] = {"peer gone", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_REFUSED] = {"hello refused", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_CHECKSUM] = {"checksum", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_UNKNOWN] = {"unknown ticket", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    /* The router's clock alone decides what the client sees: the worker's copy may be early. */
+    [BT_END_DEADLINE] = {"worker's deadline", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+    [BT_END_NONFINITE] = {"logit not finite", BT_LIFE_P_FATAL, BT_LIFE_D_FATAL},
+    [BT_END_DRAINING] = {"draining", BT_LIFE_P_FAILED, BT_LIFE_D_MOVED},
+    [BT_END_INVALID] = {"too long for the worker", BT_LIFE_P_FATAL, BT_LIFE_D_FATAL},
+    [BT_END_INTERNAL] = {"worker's internal error", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
+};
+
+enum bt_request_event bt_lifecycle_event_of_end(enum bt_end end, bool from_p) {
+    BT_ASSERT(end > 0 && end < BT_END_COUNT);
+    return from_p ? ends[end].p : ends[end].d;
+}
+
+const char *bt_lifecycle_end_name(enum bt_end end) {
+    return end > 0 && end < BT_END_COUNT ? ends[end].name : "worker lost";
+}
+
+/* ---- tokens ---- */
+
+static void stamp(struct bt_router_core *core, struct bt_request *req) {
+    uint64_t now_us = core->now_us;
+    if (!req->first_token_us)
+        req->first_token_us = now_us;
+    else if (now_us - req->last_token_us > req->itl_max_us)
+        req->itl_max_us = now_us - req->last_token_us;
+    req->last_token_us = now_us;
+    if (req->lost_us) {
+        req->replay_total_us += now_us - req->lost_us;
+        req->lost_us = 0;
+    }
+    if (req->retrying) {
+        req->retrying = false;
+        core->n_retrying--;
+    }
+}
+
+/* Gives the client its next token; the last one ends the request. */
+static void emit(struct bt_router_core *core, struct bt_request *req, int32_t token,
+                 enum bt_finish finish, uint64_t hash) {
+    if (finish == BT_FINISH_ERROR) {
+        end_fatal(core, req, (struct bt_life_cause){.end = BT_END_NONFINITE});
+        return;
+    }
+    uint32_t index = bt_core_next_index(req);
+    /* A worker that goes on past the bound is stopped here: the token store has no more room. */
+    bool over = finish == BT_FINISH_NONE && index + 1 == req->sampling.max_tokens;
+    if (over)
+        finish = BT_FINISH_LENGTH;
+    bt_token_store_append(&core->tokens, &req->first_chunk, &req->last_chunk, req->n_tokens, token);
+    req->n_tokens++;
+    core->counters.generated_tokens++;
+    stamp(core, req);
+    bt_core_actions_emit(core, req, index, token, finish, hash);
+    if (over)
+        bt_core_attempt_end(core, req, BT_OK, finish, "");
+    else if (finish != BT_FINISH_NONE)
+        bt_core_attempt_serve(core, req, finish);
+}
+
+void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
+                        const struct bt_token *token) {
+    struct bt_request *req = bt_core_find(core, token->key.request);
+    bool from_p = req && req->p_open && req->p == (int)worker;
+    bool from_d = req && req->d_open && req->d == (int)worker;
+    if ((!from_p && !from_d) || token->key.attempt != req->attempt || token->choice ||
+        (from_p && token->index != req->attempt_first)) {
+        core->counters.tokens_stale++;
+        return;
+    }
+    bt_lifecycle_event(core, req, from_p ? BT_LIFE_P_TOKEN : BT_LIFE_D_TOKEN,
+                       (struct bt_life_cause){0});
+    req->was_placed = true;
+    if (from_p)
+        bt_core_attempt_computed(core, req);
+#if BT_MUTANT_token0_one_side
+    /* The planted defect: D's copy of the first token is not taken. */
+    if (from_d && token->index == req->attempt_first && req->placement == BT_PLACE_SPLIT)
+        return;
+#endif
+    struct bt_fence_row row;
+    switch (bt_fence_offer(&core->fence, &req->window, bt_core_next_index(req), token, from_p)) {
+    case BT_FENCE_NEXT:
+        emit(core, req, token->token, token->finish, token->hash);
+        while (req->state != BT_REQUEST_ENDED &&
+               bt_fence_take(&core->fence, &req->window, bt_core_next_index(req), &row))
+            emit(core, req, row.token, row.finish, row.hash);
+        break;
+    case BT_FENCE_HELD:
+        core->counters.tokens_held++;
+        break;
+    case BT_FENCE_DUPLICATE:
+        core->counters.tokens_duplicate++;
+        break;
+    case BT_FENCE_FULL:
+        /* The gap will not close: what D sends is lost to us, so the attempt is. */
+        bt_lifecycle_event(core, req, BT_LIFE_D_FAILED,
+                           (struct bt_life_cause){.end = BT_END_INTERNAL});
+        break;
+    }
+}
