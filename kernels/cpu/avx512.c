@@ -142,5 +142,5 @@ const struct bt_kernels bt_avx512_kernels = {
 const struct bt_kernels bt_avx512_fma_kernels = {
     SHARED_ENTRIES,
     .linear = bt_avx512_fma_linear,
-    .attention = bt_fma_attention,
+    .attention = bt_avx2_attention,
 };

@@ -1,0 +1,279 @@
+/* Linear layers in AVX2: 8 or 16 outputs of up to 4 rows at once. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/cpu/avx2.h"
+#include "kernels/cpu/avx2_math.h"
+#include "kernels/cpu/layout.h"
+#include "kernels/cpu/portable.h"
+
+enum { PREFETCH_BYTES = 2560, ROWS_OF_A_SWEEP = 96 };
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* One tile, one block of up to 4 rows; sums go to acc[row][output]. */
+struct tile_job {
+    const uint8_t *weights, *x;
+    uint32_t n_in;
+    float acc[ROWS][TILE] __attribute__((aligned(32)));
+};
+
+ALWAYS_INLINE __m256i load_256(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+
+ALWAYS_INLINE __m256i four_inputs(const struct int8_group *x, int step, int row) {
+    int32_t q;
+    memcpy(&q, x->q[step][row], 4);
+    return _mm256_set1_epi32(q);
+}
+
+/* Exact dots of 8 outputs with Q4 nibbles. vpmaddubsw saturates at 32767: eight sums of two
+ * products are at most 8 * 2 * 15 * 127 = 30480, so they may be added up in 16 bits. */
+ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    const __m256i low_bits = _mm256_set1_epi8(15);
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i both = load_256(w + i * 64), low = _mm256_and_si256(both, low_bits);
+        __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_bits);
+        UNROLL for (int r = 0; r < R; r++) {
+            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(low, four_inputs(x, i, r)));
+            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(high, four_inputs(x, i + 4, r)));
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1));
+}
+
+/* Exact dots with signed bytes: |w| times x with w's sign; 2 * 128 * 127 = 32512 fits 16 bits. */
+ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 8; i++) {
+        __m256i q = _mm256_xor_si256(load_256(w + i * 64), _mm256_set1_epi8((char)0x80));
+        __m256i size = _mm256_abs_epi8(q);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four_inputs(x, i, r), q));
+            dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+    }
+}
+
+/* The int8 rule for 8 outputs (half 0 or 1 of the tile) of R rows. */
+ALWAYS_INLINE void half_int8(struct tile_job *job, enum bt_pack pack, const int half, const int R) {
+    const size_t bytes = pack == BT_PACK_Q4_1   ? Q4_1_BLOCK
+                         : pack == BT_PACK_Q4_0 ? Q4_0_BLOCK
+                                                : Q8_0_BLOCK;
+    const size_t quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
+    const struct int8_group *x = (const struct int8_group *)(const void *)job->x;
+    const uint8_t *w = job->weights;
+    __m256 acc[ROWS];
+    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
+    for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x++) {
+        __m256i dot[ROWS];
+        if (half == 0)
+            for (size_t line = 0; line < bytes; line += 64)
+                _mm_prefetch((const char *)(w + PREFETCH_BYTES + line), _MM_HINT_T0);
+        if (pack == BT_PACK_Q8_0)
+            dot_q8(w + half * 32, x, dot, R);
+        else
+            dot_q4(w + half * 32, x, dot, R);
+        const uint8_t *scales = w + quants + half * 16;
+        __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const void *)scales)), m = d;
+        if (pack == BT_PACK_Q4_1)
+            m = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(scales + 32)));
+        if (pack == BT_PACK_Q4_0)
+            m = _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(x->s[r]));
+            acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), scale, acc[r]);
+            if (pack != BT_PACK_Q8_0)
+                acc[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(x->t[r]), acc[r]);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) _mm256_store_ps(job->acc[r] + half * 8, acc[r]);
+}
+
+ALWAYS_INLINE void tile_int8(struct tile_job *job, enum bt_pack pack, const int R) {
+    half_int8(job, pack, 0, R);
+    half_int8(job, pack, 1, R);
+}
+
+/* The bf16 rule: two fused multiply-adds for each pair of inputs, the odd one first. */
+ALWAYS_INLINE void tile_bf16(struct tile_job *job, const int R) {
+    const uint8_t *w = job->weights, *x = job->x;
+    __m256 low[ROWS], high[ROWS];
+    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
+    for (uint32_t k = 0; k < job->n_in / 2; k++, w += 64, x += ROWS * 4) {
+        __m256i first = load_256(w), second = load_256(w + 32);
+        UNROLL for (int r = 0; r < R; r++) {
+            int32_t q;
+            memcpy(&q, x + r * 4, 4);
+            __m256i pair = _mm256_set1_epi32(q);
+            __m256 odd = odd_256(pair), even = even_256(pair);
+            low[r] = _mm256_fmadd_ps(odd_256(first), odd, low[r]);
+            high[r] = _mm256_fmadd_ps(odd_256(second), odd, high[r]);
+            low[r] = _mm256_fmadd_ps(even_256(first), even, low[r]);
+            high[r] = _mm256_fmadd_ps(even_256(second), even, high[r]);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        _mm256_store_ps(job->acc[r], low[r]);
+        _mm256_store_ps(job->acc[r] + 8, high[r]);
+    }
+}
+
+/* The exact rule: a product and a sum, each rounded. */
+ALWAYS_INLINE void tile_f32(struct tile_job *job, const int R) {
+    const float *w = (const float *)(const void *)job->weights;
+    const float *x = (const float *)(const void *)job->x;
+    __m256 low[ROWS], high[ROWS];
+    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
+    for (uint32_t k = 0; k < job->n_in; k++, w += TILE, x += ROWS) {
+        __m256 first = _mm256_loadu_ps(w), second = _mm256_loadu_ps(w + 8);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256 v = _mm256_set1_ps(x[r]);
+            low[r] = _mm256_add_ps(low[r], _mm256_mul_ps(first, v));
+            high[r] = _mm256_add_ps(high[r], _mm256_mul_ps(second, v));
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        _mm256_store_ps(job->acc[r], low[r]);
+        _mm256_store_ps(job->acc[r] + 8, high[r]);
+    }
+}
+
+/* One function for each number of rows, so that each keeps its sums in registers. */
+#define TILE_FUNCTIONS(NAME, CALL)               \
+    static void NAME##_1(struct tile_job *job) { \
+        enum { R = 1 };                          \
+        CALL;                                    \
+    }                                            \
+    static void NAME##_2(struct tile_job *job) { \
+        enum { R = 2 };                          \
+        CALL;                                    \
+    }                                            \
+    static void NAME##_3(struct tile_job *job) { \
+        enum { R = 3 };                          \
+        CALL;                                    \
+    }                                            \
+    static void NAME##_4(struct tile_job *job) { \
+        enum { R = 4 };                          \
+        CALL;                                    \
+    }                                            \
+    static void (*const NAME[])(struct tile_job *) = {NULL, NAME##_1, NAME##_2, NAME##_3, NAME##_4};
+
+TILE_FUNCTIONS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
+TILE_FUNCTIONS(q4_0_tile, tile_int8(job, BT_PACK_Q4_0, R))
+TILE_FUNCTIONS(q8_0_tile, tile_int8(job, BT_PACK_Q8_0, R))
+TILE_FUNCTIONS(bf16_tile, tile_bf16(job, R))
+TILE_FUNCTIONS(f32_tile, tile_f32(job, R))
+
+/* Bias, residual, and only the outputs that exist. */
+static void store_tile(const struct bt_linear *args, const struct tile_job *job, uint32_t row,
+                       uint32_t n_rows, uint32_t col) {
+    uint32_t n = args->col_end - col < TILE ? args->col_end - col : TILE;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        float *y = args->y + (row + r) * args->y_stride + col;
+        for (uint32_t j = 0; j < n; j++) {
+            float result = args->bias ? job->acc[r][j] + args->bias[col + j] : job->acc[r][j];
+            y[j] = args->add ? y[j] + result : result;
+        }
+    }
+}
+
+/* All tiles of the range for a sweep of rows that stays in the second-level cache, then the next.
+ */
+static void sweep(const struct bt_linear *args, void (*const *tiles)(struct tile_job *),
+                  enum bt_prepared form) {
+    size_t tile = tile_bytes(args->pack, args->n_in), block = row_block_bytes(form, args->n_in);
+    struct tile_job job = {.n_in = args->n_in};
+    for (uint32_t first = args->row_first; first < args->row_end; first += ROWS_OF_A_SWEEP) {
+        uint32_t end =
+            args->row_end - first < ROWS_OF_A_SWEEP ? args->row_end : first + ROWS_OF_A_SWEEP;
+        for (uint32_t col = args->col_first; col < args->col_end; col += TILE) {
+            job.weights = (const uint8_t *)args->weights + col / TILE * tile;
+            for (uint32_t row = first; row < end; row += ROWS) {
+                uint32_t n_rows = end - row < ROWS ? end - row : ROWS;
+                job.x = (const uint8_t *)args->x + row / ROWS * block;
+                tiles[n_rows](&job);
+                store_tile(args, &job, row, n_rows, col);
+            }
+        }
+    }
+}
+
+void bt_avx2_linear(const struct bt_linear *args) {
+    switch (args->pack) {
+    case BT_PACK_Q4_1:
+        sweep(args, q4_1_tile, BT_PREPARED_INT8);
+        break;
+    case BT_PACK_Q4_0:
+        sweep(args, q4_0_tile, BT_PREPARED_INT8);
+        break;
+    case BT_PACK_Q8_0:
+        sweep(args, q8_0_tile, BT_PREPARED_INT8);
+        break;
+    case BT_PACK_BF16:
+        sweep(args, bf16_tile, BT_PREPARED_BF16);
+        break;
+    case BT_PACK_F32:
+    case BT_PACK_COUNT:
+        sweep(args, f32_tile, BT_PREPARED_F32);
+        break;
+    }
+}
+
+/* The highest magnitude of a group, compared as integers so that NaN counts as the highest. */
+static uint32_t top_bits_of(const __m256 v[4]) {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256i top = _mm256_setzero_si256();
+    for (int i = 0; i < 4; i++)
+        top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
+    return (uint32_t)_mm_cvtsi128_si32(half);
+}
+
+static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct int8_group *to) {
+    for (uint32_t g = 0; g < n_in / GROUP; g++, x += GROUP, to++) {
+        __m256 v[4];
+        for (int i = 0; i < 4; i++)
+            v[i] = _mm256_loadu_ps(x + i * 8);
+        uint32_t top_bits = top_bits_of(v), s_bits;
+        float s;
+        memcpy(&s, &top_bits, 4);
+        s = s / 127.0f;
+        memcpy(&s_bits, &s, 4);
+        int usable = s_bits != 0 && s_bits < 0x7f800000u;
+        __m256i sum = _mm256_setzero_si256(), keep = _mm256_set1_epi32(usable ? -1 : 0);
+        for (int i = 0; i < 4; i++) {
+            __m256i q = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(s)));
+            q = _mm256_and_si256(q, keep);
+            sum = _mm256_add_epi32(sum, q);
+            int32_t lanes[8];
+            _mm256_storeu_si256((void *)lanes, q);
+            for (int j = 0; j < 8; j++)
+                to->q[i * 2 + j / 4][row][j % 4] = (int8_t)lanes[j];
+        }
+        int32_t lanes[8], total = 0;
+        _mm256_storeu_si256((void *)lanes, sum);
+        for (int j = 0; j < 8; j++)
+            total += lanes[j];
+        to->s[row] = s;
+        to->t[row] = s * (float)total;
+        to->offset[row] = -128 * total;
+    }
+}
+
+void bt_avx2_prepare(enum bt_prepared form, const float *x, size_t x_stride, uint32_t row_first,
+                     uint32_t row_end, uint32_t n_in, void *prepared) {
+    if (form != BT_PREPARED_INT8) {
+        bt_fma_prepare(form, x, x_stride, row_first, row_end, n_in, prepared);
+        return;
+    }
+    size_t block = row_block_bytes(form, n_in);
+    for (uint32_t row = row_first; row < row_end; row++)
+        prepare_int8_row(x + row * x_stride, n_in, row % ROWS,
+                         (struct int8_group *)(void *)((uint8_t *)prepared + row / ROWS * block));
+}
