@@ -27,6 +27,11 @@ struct bt_kv_send_config {
     uint32_t page_bytes; /* of one (layer, page) */
     uint64_t fingerprint_hash;
     uint32_t max_sends;
+#if BT_MUTANT_checksum_at_sending
+    /* Sums the bytes that are in the page now. */
+    uint64_t (*sum_now)(void *arg, uint32_t layer, uint32_t page);
+    void *sum_now_arg;
+#endif
 };
 
 struct bt_kv_send;
@@ -47,7 +52,8 @@ struct bt_kv_offer {
     uint32_t user;        /* comes back with each action */
 };
 
-/* Sends hello. BT_E_FULL: no slot; BT_E_PEER_GONE: the link is not up. */
+/* Sends hello. BT_E_FULL: no slot; BT_E_PEER_GONE: the link is not up;
+ * BT_E_INVALID: this ticket is being sent on this link already. */
 bt_status bt_kv_send_offer(struct bt_kv_send *send, uint64_t now_us,
                            const struct bt_kv_offer *offer, uint32_t *id);
 /* After GRANTED, once the owner has taken its pages: hold covers all pages of the prompt. Borrowed
