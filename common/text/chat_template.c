@@ -9,7 +9,11 @@
 #include "common/text/jinja_parser.h"
 #include "common/text/jinja_string.h"
 
-enum { TEMPLATE_MEMORY_BYTES = 64 << 20, PROBE_STEPS = 200000 };
+enum {
+    TEMPLATE_MEMORY_BYTES = 64 << 20, /* of the parsed template */
+    OUTPUT_BYTES_MAX = 64 << 20,      /* counted for memory; a larger bound stands, but for it */
+    PROBE_STEPS = 200000,
+};
 
 struct bt_chat_template {
     struct bt_arena arena;
@@ -146,7 +150,10 @@ static bt_status render(const struct bt_chat_template *tpl, const struct bt_chat
                          .out = &buffer,
                          .captured = {.kind = BT_J_UNDEFINED}};
     bt_status status;
-    bt_arena_init(&j.arena, BT_JINJA_MEMORY_BYTES);
+    /* Room for the text itself: bytes and their origin, and what growing leaves behind. */
+    size_t output_bytes =
+        in->max_output_bytes < OUTPUT_BYTES_MAX ? in->max_output_bytes : OUTPUT_BYTES_MAX;
+    bt_arena_init(&j.arena, BT_JINJA_MEMORY_BYTES + 8 * output_bytes);
     BT_TRY_GOTO(bt_jbuffer_init(&j, &buffer, in->max_output_bytes), end);
     BT_TRY_GOTO(bt_jinja_push_scope(&j, NULL), end);
     BT_TRY_GOTO(bind_variables(&j, in), end);

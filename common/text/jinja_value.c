@@ -27,8 +27,8 @@ bt_status bt_jinja_spend(struct bt_jinja *j, size_t steps) {
 bt_status bt_jinja_take(struct bt_jinja *j, size_t n_bytes, void **out) {
     *out = bt_arena_take(&j->arena, n_bytes);
     if (!*out)
-        return bt_jinja_fail(j, BT_E_TOO_LARGE, "rendering needs more than %d MiB of memory",
-                             BT_JINJA_MEMORY_BYTES >> 20);
+        return bt_jinja_fail(j, BT_E_TOO_LARGE, "rendering needs more than %zu MiB of memory",
+                             j->arena.limit >> 20);
     return BT_OK;
 }
 

@@ -85,7 +85,7 @@ enum {
     BT_JINJA_EVAL_DEPTH =
         400,                  /* expressions and statements inside of each other, macros included */
     BT_JINJA_DATA_DEPTH = 64, /* lists and dicts inside of each other */
-    BT_JINJA_MEMORY_BYTES = 64 << 20,
+    BT_JINJA_MEMORY_BYTES = 64 << 20, /* of one rendering, besides its output */
 };
 
 /* One rendering under way: one thread, never kept. */
