@@ -248,6 +248,10 @@ static void test_refusals(void **state) {
     char deep[4096] = "{{ ";
     for (int i = 0; i < 200; i++)
         strcat(deep, "(");
+    strcat(deep, "1");
+    for (int i = 0; i < 200; i++)
+        strcat(deep, ")");
+    strcat(deep, " }}");
     refuse(deep, BT_E_UNSUPPORTED, "nested deeper");
     strcpy(deep, "{{ 1");
     for (int i = 0; i < 400; i++)
