@@ -201,6 +201,8 @@ static void on_reserved(struct bt_router_core *core, uint32_t i,
         cause.end = BT_END_FULL;
         get(core, i)->full_until_us = core->now_us + FULL_AVOID_MS * 1000ull;
     }
+    if (cause.end == BT_END_DRAINING)
+        get(core, i)->status.draining = true;
     enum bt_request_state state = req->state;
     bt_core_attempt_close_d(core, req);
     /* A D that takes its word back has lost the attempt like any other end of its part. */
@@ -240,7 +242,9 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
     note_report(core, req, ended, from_p);
     if (ended->reason == BT_END_LINK && req->p != BT_NO_WORKER && req->d != BT_NO_WORKER)
         core->workers.avoid_until_us[req->p][req->d] = core->now_us + BT_PAIR_AVOID_MS * 1000ull;
-    if (ended->reason == BT_END_FULL)
+    if (ended->reason == BT_END_DRAINING)
+        worker->status.draining = true; /* its Status will say the same */
+    if (ended->reason == BT_END_FULL || ended->reason == BT_END_PREEMPTED)
         worker->full_until_us = core->now_us + FULL_AVOID_MS * 1000ull;
     if (from_p)
         bt_core_attempt_close_p(core, req);
