@@ -70,7 +70,7 @@ static void add_verdict(struct bt_text_buffer *out, const struct bt_verdict *ver
         bt_text_buffer_add_escaped(out, stage, strlen(stage));
         bt_text_buffer_add_literal(out, ")");
     }
-    if (*advice) {
+    if (*advice && verdict->phase != BT_SLOW_NOT) {
         bt_text_buffer_add_literal(out, ": ");
         bt_text_buffer_add_escaped(out, advice, strlen(advice));
     }

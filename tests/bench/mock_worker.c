@@ -3,11 +3,12 @@
  *
  *   mock_worker --router HOST:PORT --model FILE [--role both|prefill|decode] [--name NAME]
  *               [--interval-us N] [--max-context N] [--max-seqs N] [--vocab N]
- *               [--full] [--hold] [--stop-after N]
+ *               [--full] [--hold] [--stop-after N] [--by-index]
  *
  * Token 0 is sent at Prefill, the others one per step of a clock that ticks at multiples of the
  * interval. Each token's id tells when it was sent: 100 + (monotonic time / 100 us) % (vocab -
  * 100).
+ * With --by-index it is 100 + index % (vocab - 100) instead: the same text every time.
  * --full refuses every Reserve; --hold takes work and sends nothing; --stop-after ends the process
  * after so many tokens. The model file gives the text hash that the router compares. */
 #include <getopt.h>
@@ -41,7 +42,7 @@ struct mock {
     uint64_t dial_at_us[2];
     uint64_t interval_us, stop_after, n_sent;
     uint32_t vocab, max_context, max_seqs;
-    bool full, hold;
+    bool full, hold, by_index;
     uint64_t text_hash;
     struct bt_id incarnation[2];
     struct bt_rpc_client *client;
@@ -64,8 +65,9 @@ static uint64_t now_us(void) {
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-static int32_t token_id(const struct mock *m) {
-    return FIRST_ID + (int32_t)(now_us() / 100 % (m->vocab - FIRST_ID));
+static int32_t token_id(const struct mock *m, uint32_t index) {
+    uint64_t number = m->by_index ? index : now_us() / 100;
+    return FIRST_ID + (int32_t)(number % (m->vocab - FIRST_ID));
 }
 
 static void say(struct mock *m, uint32_t slot, const struct bt_msg *msg) {
@@ -134,7 +136,7 @@ static void add_row(struct mock *m, struct bt_token *row, struct bt_attempt key,
                     uint32_t end, bool want_hash) {
     *row = (struct bt_token){.key = key,
                              .index = index,
-                             .token = token_id(m),
+                             .token = token_id(m, index),
                              .finish = index + 1 == end ? BT_FINISH_LENGTH : BT_FINISH_NONE,
                              .hash = want_hash ? index + 1 : 0};
     if (++m->n_sent == m->stop_after)
@@ -298,7 +300,7 @@ static void usage(void) {
             "usage: mock_worker --router HOST:PORT --model FILE [--role both|prefill|decode] "
             "[--name NAME] [--interval-us N]\n"
             "       [--max-context N] [--max-seqs N] [--vocab N] [--full] [--hold] "
-            "[--stop-after N]\n");
+            "[--stop-after N] [--by-index]\n");
     exit(2);
 }
 
@@ -330,6 +332,8 @@ static void parse(struct mock *m, const char **model, int argc, char **argv) {
             m->full = true;
         else if (o == 'h')
             m->hold = true;
+        else if (o == 'x')
+            m->by_index = true;
         else if (o == 'a')
             m->stop_after = strtoull(optarg, NULL, 10);
         else
