@@ -86,6 +86,8 @@ static void count_position(struct profile_stats *stats, const json_t *test, uint
     stats->worst_top =
         fmax(stats->worst_top, fabs((double)row[argmax] - json_number_at(test, "all_top1", i)));
     stats->n_wrong += wrong && margin > margin_min;
+    if (wrong && margin > margin_min)
+        print_message("profile %s: position %u lost a margin of %.3f\n", stats->name, i, margin);
     if (wrong)
         stats->lost_margin = fmax(stats->lost_margin, margin);
 }
