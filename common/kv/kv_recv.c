@@ -319,10 +319,6 @@ static void on_hello(struct bt_kv_recv *recv, uint64_t now_us, uint32_t link,
 
 bt_status bt_kv_recv_expect(struct bt_kv_recv *recv, uint64_t now_us,
                             const struct bt_kv_expect *expect, uint32_t *slot) {
-    const struct bt_kv_hold *hold = expect->hold;
-    BT_ASSERT(hold->n_pages == hold->n_shared && hold->n_shared <= expect->n_pages);
-    BT_ASSERT(expect->n_pages <= hold->capacity);
-    BT_ASSERT(hold->n_reserved >= expect->n_pages - hold->n_shared);
     if (expect->n_pages > recv->config.max_pages)
         return BT_E_TOO_LARGE;
     if (bt_id_is_zero(expect->ticket))
@@ -336,6 +332,10 @@ bt_status bt_kv_recv_expect(struct bt_kv_recv *recv, uint64_t now_us,
         return BT_E_FULL;
     if (!bt_kv_recv_enter(recv, state, BT_KV_RECV_ON_EXPECT))
         return BT_E_INVALID;
+    const struct bt_kv_hold *hold = expect->hold;
+    BT_ASSERT(hold->n_pages == hold->n_shared && hold->n_shared <= expect->n_pages);
+    BT_ASSERT(expect->n_pages <= hold->capacity);
+    BT_ASSERT(hold->n_reserved >= expect->n_pages - hold->n_shared);
     lease = &recv->leases[i];
     *lease = (struct bt_kv_lease){.state = BT_KV_RECV_EXPECTED, .expect = *expect};
     recv->counters.leases++;
