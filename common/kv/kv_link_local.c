@@ -286,6 +286,10 @@ static void on_flush(evutil_socket_t fd, short what, void *arg) {
         pull(set, link);
 }
 
+void bt_kv_link_local_set_timing(struct bt_kv_links *set, const struct bt_kv_local_timing *timing) {
+    set->timing = *timing;
+}
+
 /* ---- the table ---- */
 
 static void local_destroy(struct bt_kv_links *set) {
