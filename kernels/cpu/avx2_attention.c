@@ -4,11 +4,9 @@
 #include "kernels/cpu/attention_walk.h"
 #include "kernels/cpu/avx2.h"
 #include "kernels/cpu/avx2_math.h"
+#include "kernels/cpu/compiler.h"
 
 enum { ROWS_MAX = 4 };
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 /* Scores, then e, of one row of a piece. */
 typedef float scores[ROWS_MAX][PIECE] __attribute__((aligned(32)));

@@ -4,13 +4,11 @@
 
 #include "kernels/cpu/avx2.h"
 #include "kernels/cpu/avx2_math.h"
+#include "kernels/cpu/compiler.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
 
 enum { PREFETCH_BYTES = 2560, ROWS_OF_A_SWEEP = 96 };
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
 
 /* One tile, one block of up to 4 rows; sums go to acc[row][output]. */
 struct tile_job {

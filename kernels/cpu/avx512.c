@@ -127,19 +127,21 @@ static void to_bf16(const float *x, size_t n, uint16_t *out) {
     }
 }
 
-#define SHARED_ENTRIES                                                                          \
-    .name = "avx512", BT_PACK_ENTRIES, .prepare = bt_avx512_prepare, .rmsnorm = rmsnorm,        \
-    .rope = rope, .silu_mul = silu_mul, .add = add, .all_finite = all_finite, .argmax = argmax, \
-    .max = max, .exp = exp_shifted, .scale = bt_fma_scale, .divide = bt_fma_divide,             \
-    .to_bf16 = to_bf16
+#define SHARED_ENTRIES                                                                             \
+    BT_PACK_ENTRIES, .prepare = bt_avx512_prepare, .rmsnorm = rmsnorm, .rope = rope,               \
+                     .silu_mul = silu_mul, .add = add, .all_finite = all_finite, .argmax = argmax, \
+                     .max = max, .exp = exp_shifted, .scale = bt_fma_scale,                        \
+                     .divide = bt_fma_divide, .to_bf16 = to_bf16
 
 const struct bt_kernels bt_avx512_kernels = {
+    .name = "avx512",
     SHARED_ENTRIES,
     .linear = bt_avx512_linear,
     .attention = bt_avx512_attention,
 };
 
 const struct bt_kernels bt_avx512_fma_kernels = {
+    .name = "avx512",
     SHARED_ENTRIES,
     .linear = bt_avx512_fma_linear,
     .attention = bt_avx2_attention,

@@ -4,11 +4,9 @@
 #include "kernels/cpu/attention_walk.h"
 #include "kernels/cpu/avx512.h"
 #include "kernels/cpu/avx512_math.h"
+#include "kernels/cpu/compiler.h"
 
 enum { ROWS_MAX = 6 };
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* Scores, then e, of each row; one vector is one page. */
 typedef __m512 scores[ROWS_MAX][PIECE_PAGES];
@@ -16,7 +14,7 @@ typedef __m512 scores[ROWS_MAX][PIECE_PAGES];
 ALWAYS_INLINE __mmask16 visible(const struct piece *p, int row, uint32_t page) {
     uint32_t low = p->low[row], high = p->high[row], start = page * PAGE;
     uint32_t from = low <= start ? 0 : low - start, to = high <= start ? 0 : high - start;
-    return from >= PAGE ? (__mmask16)0 : (__mmask16)(first_lanes(to) & ~first_lanes(from));
+    return (__mmask16)(first_lanes(to) & ~first_lanes(from));
 }
 
 /* Dots of R rows with U pages at once: U * R independent chains hide the instruction's latency. */

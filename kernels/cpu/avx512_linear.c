@@ -2,16 +2,14 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "kernels/cpu/avx2.h"
 #include "kernels/cpu/avx512.h"
+#include "kernels/cpu/avx512_math.h"
+#include "kernels/cpu/compiler.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
 
 /* Rows of one call, in blocks of 4: 12 accumulators of dots, 12 of sums, the rest for weights. */
 enum { ROWS_MAX = 12, PREFETCH_BYTES = 2560, ROWS_OF_A_SWEEP = 96 };
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* One tile: 16 outputs of up to 12 rows. */
 struct tile_job {
@@ -225,7 +223,7 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(const struc
             uint32_t n_lanes = args->col_end - col;
             job.weights = (const uint8_t *)args->weights + col / TILE * tile;
             job.bias = args->bias ? args->bias + col : NULL;
-            job.lanes = n_lanes >= TILE ? (__mmask16)0xffff : (__mmask16)((1u << n_lanes) - 1);
+            job.lanes = first_lanes(n_lanes);
             for (uint32_t row = first; row < end; row += ROWS_MAX) {
                 job.x = (const uint8_t *)args->x + row / ROWS * block;
                 job.y = args->y + row * args->y_stride + col;
@@ -275,7 +273,7 @@ static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct
         memcpy(&s, &top_bits, 4);
         s = s / 127.0f;
         memcpy(&s_bits, &s, 4);
-        __mmask16 usable = s_bits != 0 && s_bits < 0x7f800000u ? (__mmask16)0xffff : (__mmask16)0;
+        __mmask16 usable = (__mmask16)(s_bits != 0 && s_bits < 0x7f800000u ? 0xffff : 0);
         __m512 by = _mm512_set1_ps(s);
         __m512i a = _mm512_maskz_cvtps_epi32(usable, _mm512_div_ps(first, by));
         __m512i b = _mm512_maskz_cvtps_epi32(usable, _mm512_div_ps(second, by));

@@ -32,5 +32,5 @@ static inline float tree_512(__m512 v) {
 }
 
 static inline __mmask16 first_lanes(size_t n) {
-    return n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << n) - 1);
+    return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1);
 }

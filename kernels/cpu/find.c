@@ -1,4 +1,5 @@
 /* Chooses the kernel table by CPUID or by name, checks vdpbf16ps at start, sets a thread's mode. */
+#include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
 #include <xmmintrin.h>
@@ -14,8 +15,9 @@ void bt_kernels_thread_init(void) {
 }
 
 static int has_avx2(void) {
+    unsigned a, b, c = 0, d;
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
 static const char *lacks_avx512(void) {
