@@ -92,15 +92,17 @@ static inline void hear(struct end *end, const struct bt_rpc_event *event) {
         end->on_message(end, event);
 }
 
-/* One turn of the loop of both ends: waits at most 50 ms for something. */
-static inline void turn(struct ends *ends) {
+/* One turn of the loop of both ends: sends what was said, waits for something, takes it. */
+static inline void turn_for(struct ends *ends, int wait_ms) {
     struct pollfd fds[2];
     for (int i = 0; i < 2; i++) {
         struct end *end = &ends->end[i];
         fds[i] = (struct pollfd){.fd = end->streams && !end->paused ? bt_rpc_fd(end->streams) : -1,
                                  .events = POLLIN};
+        if (end->streams)
+            bt_rpc_flush(end->streams);
     }
-    poll(fds, 2, 50);
+    poll(fds, 2, wait_ms);
     for (int i = 0; i < 2; i++) {
         struct end *end = &ends->end[i];
         struct bt_rpc_event event;
@@ -112,6 +114,10 @@ static inline void turn(struct ends *ends) {
     }
 }
 
+static inline void turn(struct ends *ends) {
+    turn_for(ends, 0);
+}
+
 /* Turns until the condition holds; fails after WAIT_MS. */
 #define TURN_UNTIL(ends, condition)                                \
     do {                                                           \
@@ -119,7 +125,7 @@ static inline void turn(struct ends *ends) {
         while (!(condition)) {                                     \
             if (now_ms() > until_)                                 \
                 fail_msg("waited %d ms for " #condition, WAIT_MS); \
-            turn(ends);                                            \
+            turn_for(ends, 50);                                    \
         }                                                          \
     } while (0)
 

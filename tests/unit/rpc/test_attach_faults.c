@@ -69,7 +69,7 @@ static void test_flood_against_a_reader_that_does_not_read(void **state) {
     bt_status status;
     while ((status = send_blocks(ends, n_sent, &err)) == BT_OK) {
         n_sent++;
-        turn(ends);
+        turn_for(ends, 20);
         assert_true(now_ms() < until && n_sent < 1000);
     }
     assert_int_equal(status, BT_E_FULL);
