@@ -192,7 +192,7 @@ static void refuse(struct bt_shell *shell, struct bt_http_call *call, const stru
     char extra[64] = "";
     if (code == 429 || code == 503)
         snprintf(extra, sizeof extra, "Retry-After: %" PRIu32 "\r\n",
-                 bt_router_core_retry_after_ms(shell->core) / 1000 + 1);
+                 (bt_router_core_retry_after_ms(shell->core) + 999) / 1000);
     shell->n_http_refused++;
     bt_openai_write_error(&body, code, err->text, fault->param, fault->code);
     bt_http_call_reply(call, code, "application/json", (struct bt_slice){body.data, body.n_bytes},

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/text/utf8.h"
 #include "router/openai_fields.h"
 #include "router/openai_messages.h"
 
@@ -322,10 +323,14 @@ bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body
     json_error_t why;
     *fault = (struct bt_openai_fault){0};
     *request = (struct bt_openai_request){.kind = kind};
-    request->root =
-        json_loadb(body.n_bytes ? body.data : "", body.n_bytes, JSON_REJECT_DUPLICATES, &why);
+    bool utf8 = bt_utf8_is_valid(body.data, body.n_bytes);
+    if (utf8)
+        request->root =
+            json_loadb(body.n_bytes ? body.data : "", body.n_bytes, JSON_REJECT_DUPLICATES, &why);
     bt_status status;
-    if (!request->root)
+    if (!utf8)
+        status = bt_openai_refuse(&check, BT_E_INVALID, "", "the body is not valid UTF-8");
+    else if (!request->root)
         status = bt_openai_refuse(&check, BT_E_INVALID, "", "the body is not JSON: %s (line %d)",
                                   why.text, why.line);
     else if (!json_is_object(request->root))

@@ -201,7 +201,12 @@ static const struct bt_http_route routes[] = {
 
 static bt_status open_text(struct bt_shell *shell, struct bt_error *err) {
     const struct bt_router_options *options = shell->options;
-    BT_TRY(bt_text_model_open(options->model, &shell->text, err));
+    bt_status status = bt_text_model_open(options->model, &shell->text, err);
+    if (status < 0 && !strstr(err->text, options->model)) {
+        struct bt_error why = *err;
+        bt_fail(err, status, "model \"%.80s\": %.160s", options->model, why.text);
+    }
+    BT_TRY(status);
     BT_TRY(bt_encode_scratch_create(shell->text.tokenizer, (size_t)options->body_bytes_max * 4,
                                     &shell->scratch, err));
     const char *slash = strrchr(options->model, '/');

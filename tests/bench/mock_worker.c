@@ -145,8 +145,8 @@ static void add_row(struct mock *m, struct bt_token *row, struct bt_attempt key,
 
 static void on_prefill(struct mock *m, const struct bt_msg_work *work) {
     uint32_t index = work->n_tokens - work->n_prompt;
-    if (m->hold)
-        return;
+    if (m->hold || m->full)
+        return; /* the decode worker grants nothing */
     struct bt_token row;
     add_row(m, &row, work->key, index, work->sampling.max_tokens, work->sampling.want_hash);
     struct bt_msg msg = {.type = BT_MSG_TOKENS, .tokens = {&row, 1}};
@@ -309,7 +309,9 @@ static void parse(struct mock *m, const char **model, int argc, char **argv) {
         {"router", 1, NULL, 'r'},   {"model", 1, NULL, 'm'},       {"role", 1, NULL, 'o'},
         {"name", 1, NULL, 'n'},     {"interval-us", 1, NULL, 'i'}, {"max-context", 1, NULL, 'c'},
         {"max-seqs", 1, NULL, 's'}, {"vocab", 1, NULL, 'v'},       {"full", 0, NULL, 'f'},
-        {"hold", 0, NULL, 'h'},     {"stop-after", 1, NULL, 'a'},  {NULL, 0, NULL, 0}};
+        {"hold", 0, NULL, 'h'},     {"stop-after", 1, NULL, 'a'},  {"by-index", 0, NULL, 'x'},
+        {NULL, 0, NULL, 0},
+    };
     const char *role = "both";
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (o == 'r')
