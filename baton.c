@@ -1,4 +1,5 @@
 /* The command: finds the role or tool named by its first word and hands over. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -34,6 +35,7 @@ static void print_help(FILE *out) {
 
 int main(int argc, char **argv) {
     const char *word = argc > 1 ? argv[1] : "";
+    signal(SIGPIPE, SIG_IGN); /* a peer that left is an error of one write, not the end of all */
     if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {
         print_help(stdout);
         return 0;

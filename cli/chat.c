@@ -2,7 +2,9 @@
  * verdict. */
 #include "cli/chat.h"
 
+#include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +20,7 @@ struct chat {
     struct bt_http_client *client;
     json_t *messages;
     uint32_t max_tokens;
-    const char *temperature, *seed;
+    const char *temperature, *seed; /* numbers as text, checked; NULL: the server's own */
     bool color;
     /* The answer under way. */
     double sent_ms, last_ms, first_ms; /* first_ms: after sending, < 0 until it comes */
@@ -26,6 +28,7 @@ struct chat {
     size_t n_gaps;
     char *text;
     size_t text_bytes;
+    json_t *record; /* of the answer that ended; NULL: the server sent none */
     bool failed, ended;
 };
 
@@ -91,6 +94,11 @@ static bool on_line(void *arg, const char *line, size_t length) {
         chat->failed = true;
     } else {
         take_delta(chat, event);
+        json_t *record = json_object_get(event, "baton");
+        if (record) {
+            json_decref(chat->record);
+            chat->record = json_incref(record);
+        }
     }
     json_decref(event);
     return true;
@@ -101,34 +109,12 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Collects the one-line answer of /debug/requests. */
-static bool collect(void *arg, const char *line, size_t length) {
-    (void)length;
-    struct chat *chat = arg;
-    append(chat, line);
-    return true;
-}
-
-/* The request's own record on the router: {"requests": [{"stages": {"queue_ms": 0.1, ...},
- * "verdict": {...}}]}. */
-static void print_record(struct chat *chat, const char *request_id) {
-    char path[128];
-    snprintf(path, sizeof path, "/debug/requests?id=%s", request_id);
-    struct bt_http_answer answer;
-    struct bt_error err;
-    chat->text_bytes = 0;
-    if (bt_http_client_request(chat->client, path, NULL, collect, chat, &answer, &err) != BT_OK ||
-        answer.code != 200) {
-        printf("(no stage times: %s)\n",
-               answer.code ? "the server keeps no record of this request" : err.text);
-        return;
-    }
-    json_t *root = json_loadb(chat->text ? chat->text : "", chat->text_bytes, 0, NULL);
-    json_t *record = json_array_get(json_object_get(root, "requests"), 0);
+/* The request's record, as the router appends it to the last event: stages in milliseconds, the
+ * workers it was on, the verdict. */
+static void print_record(const json_t *record) {
     json_t *stages = json_object_get(record, "stages"), *value;
-    const char *key;
+    const char *key, *comma = "";
     printf("  stages:  ");
-    const char *comma = "";
     json_object_foreach(stages, key, value) {
         size_t n = strlen(key);
         if (n > 3 && !strcmp(key + n - 3, "_ms") && json_is_number(value)) {
@@ -136,19 +122,18 @@ static void print_record(struct chat *chat, const char *request_id) {
             comma = ", ";
         }
     }
-    json_t *verdict = json_object_get(record, "verdict");
-    const char *text = json_is_string(verdict)
-                           ? json_string_value(verdict)
-                           : json_string_value(json_object_get(verdict, "text"));
     const char *prefill = json_string_value(json_object_get(record, "prefill_worker"));
     const char *decode = json_string_value(json_object_get(record, "decode_worker"));
+    const char *reason = json_string_value(json_object_get(record, "reason"));
+    const char *verdict =
+        json_string_value(json_object_get(json_object_get(record, "verdict"), "text"));
     if (decode)
-        printf("\n  way:     %s%s%s", prefill ? prefill : "", prefill ? " -> " : "", decode);
-    printf("\n  verdict: %s\n", text ? text : "none");
-    json_decref(root);
+        printf("\n  way:     %s%s%s%s%s%s", prefill ? prefill : "", prefill ? " -> " : "", decode,
+               reason ? " (" : "", reason ? reason : "", reason ? ")" : "");
+    printf("\n  verdict: %s\n", verdict ? verdict : "none");
 }
 
-static void print_times(struct chat *chat, const char *request_id) {
+static void print_times(struct chat *chat) {
     printf("\n\n%s", chat->color ? "\033[2m" : "");
     qsort(chat->gaps_ms, chat->n_gaps, sizeof *chat->gaps_ms, by_size);
     printf("  first token %.1f ms (TTFT)", chat->first_ms);
@@ -160,8 +145,10 @@ static void print_times(struct chat *chat, const char *request_id) {
                sum > 0 ? (double)chat->n_gaps * 1e3 / sum : 0);
     }
     printf("\n");
-    if (*request_id)
-        print_record(chat, request_id);
+    if (chat->record)
+        print_record(chat->record);
+    else
+        printf("(the server sent no stage times)\n");
     printf("%s\n", chat->color ? "\033[0m" : "");
     fflush(stdout);
 }
@@ -193,12 +180,17 @@ static bool turn(struct chat *chat, const char *prompt) {
         return false;
     }
     chat->text_bytes = chat->n_gaps = 0;
+    json_decref(chat->record);
+    chat->record = NULL;
     chat->first_ms = -1;
     chat->sent_ms = now_ms();
+    const struct bt_http_request request = {.path = "/v1/chat/completions",
+                                            .body = json,
+                                            .header_name = "X-Baton-Timings",
+                                            .header_value = "1"};
     struct bt_http_answer answer;
     struct bt_error err;
-    bt_status status = bt_http_client_request(chat->client, "/v1/chat/completions", json, on_line,
-                                              chat, &answer, &err);
+    bt_status status = bt_http_client_request(chat->client, &request, on_line, chat, &answer, &err);
     free(json);
     if (status != BT_OK && !chat->failed)
         fprintf(stderr, "\nchat: %s\n", err.text);
@@ -206,8 +198,8 @@ static bool turn(struct chat *chat, const char *prompt) {
         json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
         return false;
     }
-    add_message(chat, "assistant", chat->text ? chat->text : "");
-    print_times(chat, answer.request_id);
+    add_message(chat, "assistant", chat->text_bytes ? chat->text : "");
+    print_times(chat);
     return true;
 }
 
@@ -228,6 +220,20 @@ static int converse(struct chat *chat) {
             good = turn(chat, line) && good;
     }
     return good ? 0 : 1;
+}
+
+/* The server checks the ranges; here only that these are numbers at all. */
+static bt_status check_numbers(const struct chat *chat, struct bt_error *err) {
+    char *end;
+    if (chat->temperature &&
+        (!isfinite(strtod(chat->temperature, &end)) || *end || end == chat->temperature))
+        return bt_fail(err, BT_E_INVALID, "temperature: \"%.40s\" is not a number",
+                       chat->temperature);
+    errno = 0;
+    if (chat->seed && (strtoll(chat->seed, &end, 10), *end || end == chat->seed || errno))
+        return bt_fail(err, BT_E_INVALID, "seed: \"%.40s\" is not an integer of 64 bits",
+                       chat->seed);
+    return BT_OK;
 }
 
 int bt_chat_main(int argc, char **argv) {
@@ -264,6 +270,8 @@ int bt_chat_main(int argc, char **argv) {
     bt_status status = bt_config_parse(&command, argc, argv, &err);
     int code = status == BT_DONE ? 0 : 2;
     if (status == BT_OK)
+        status = check_numbers(&chat, &err);
+    if (status == BT_OK)
         status = bt_http_client_create(url, &chat.client, &err);
     if (status < 0) {
         fprintf(stderr, "baton chat: %s\n", err.text);
@@ -275,6 +283,7 @@ int bt_chat_main(int argc, char **argv) {
     }
     bt_http_client_destroy(chat.client);
     json_decref(chat.messages);
+    json_decref(chat.record);
     free(chat.gaps_ms);
     free(chat.text);
     return code;

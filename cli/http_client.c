@@ -39,7 +39,9 @@ bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
                 (!path || !*path || !strcmp(path, "/"));
     struct bt_http_client *c = good ? calloc(1, sizeof *c) : NULL;
     if (c) {
-        snprintf(c->host, sizeof c->host, "%s", host);
+        /* An IPv6 address stands in brackets in a URL only. */
+        bool bracket = host[0] == '[' && host[strlen(host) - 1] == ']';
+        snprintf(c->host, sizeof c->host, "%.*s", (int)strlen(host) - 2 * bracket, host + bracket);
         c->port = evhttp_uri_get_port(uri) < 0 ? 80 : evhttp_uri_get_port(uri);
         c->base = event_base_new();
     }
@@ -119,41 +121,44 @@ static void on_error(enum evhttp_request_error error, void *arg) {
     event_base_loopbreak(x->client->base);
 }
 
-static bt_status run(struct exchange *x, struct evhttp_connection *connection, const char *path,
-                     const char *body, struct bt_error *err) {
+static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *connection,
+                               const struct bt_http_request *asked, struct bt_error *err) {
     struct evhttp_request *request = evhttp_request_new(on_done, x);
     if (!request)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP request");
     char host[280];
-    snprintf(host, sizeof host, "%s:%d", x->client->host, x->client->port);
+    snprintf(host, sizeof host, strchr(x->client->host, ':') ? "[%s]:%d" : "%s:%d", x->client->host,
+             x->client->port);
     struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
     evhttp_add_header(headers, "Host", host);
     evhttp_add_header(headers, "Connection", "close");
-    if (body) {
+    if (asked->header_name)
+        evhttp_add_header(headers, asked->header_name, asked->header_value);
+    if (asked->body) {
         evhttp_add_header(headers, "Content-Type", "application/json");
-        evbuffer_add(evhttp_request_get_output_buffer(request), body, strlen(body));
+        evbuffer_add(evhttp_request_get_output_buffer(request), asked->body, strlen(asked->body));
     }
     evhttp_request_set_header_cb(request, on_headers);
     evhttp_request_set_chunked_cb(request, on_chunk);
     evhttp_request_set_error_cb(request, on_error);
-    if (evhttp_make_request(connection, request, body ? EVHTTP_REQ_POST : EVHTTP_REQ_GET, path) !=
-        0)
+    if (evhttp_make_request(connection, request, asked->body ? EVHTTP_REQ_POST : EVHTTP_REQ_GET,
+                            asked->path) != 0)
         return bt_fail(err, BT_E_PEER_GONE, "cannot reach http://%s", host);
     event_base_dispatch(x->client->base);
     if (x->ended)
         return BT_OK;
     if (x->stopped)
         return bt_fail(err, BT_E_CANCELLED, "the answer of http://%s%s was not read to its end",
-                       host, path);
+                       host, asked->path);
     if (!x->answer->code)
         return bt_fail(err, BT_E_PEER_GONE, "no answer from http://%s; is a router running there?",
                        host);
-    return bt_fail(err, BT_E_PEER_GONE, "the answer of http://%s%s was cut off", host, path);
+    return bt_fail(err, BT_E_PEER_GONE, "the answer of http://%s%s was cut off", host, asked->path);
 }
 
-bt_status bt_http_client_request(struct bt_http_client *client, const char *path, const char *body,
-                                 bt_http_line *on_line, void *arg, struct bt_http_answer *answer,
-                                 struct bt_error *err) {
+bt_status bt_http_client_request(struct bt_http_client *client,
+                                 const struct bt_http_request *request, bt_http_line *on_line,
+                                 void *arg, struct bt_http_answer *answer, struct bt_error *err) {
     *answer = (struct bt_http_answer){0};
     struct exchange x = {.client = client, .on_line = on_line, .arg = arg, .answer = answer};
     x.rest = evbuffer_new();
@@ -162,7 +167,7 @@ bt_status bt_http_client_request(struct bt_http_client *client, const char *path
     bt_status status;
     if (x.rest && connection) {
         evhttp_connection_set_timeout(connection, TIMEOUT_S);
-        status = run(&x, connection, path, body, err);
+        status = send_and_wait(&x, connection, request, err);
     } else {
         status = bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP connection");
     }

@@ -25,8 +25,14 @@ struct bt_http_answer {
  * lack one in the body. Answering false ends the exchange (the connection is cut). */
 typedef bool bt_http_line(void *arg, const char *line, size_t length);
 
-/* body NULL: GET, else POST of JSON. BT_OK once an answer has ended in order, whatever its code;
- * BT_E_PEER_GONE where it was cut or nobody listens; BT_E_CANCELLED where on_line ended it. */
-bt_status bt_http_client_request(struct bt_http_client *client, const char *path, const char *body,
-                                 bt_http_line *on_line, void *arg, struct bt_http_answer *answer,
-                                 struct bt_error *err);
+struct bt_http_request {
+    const char *path;
+    const char *body;                       /* NULL: GET, else POST of JSON */
+    const char *header_name, *header_value; /* one more header; NULL: none */
+};
+
+/* BT_OK once an answer has ended in order, whatever its code; BT_E_PEER_GONE where it was cut or
+ * nobody listens; BT_E_CANCELLED where on_line ended it. */
+bt_status bt_http_client_request(struct bt_http_client *client,
+                                 const struct bt_http_request *request, bt_http_line *on_line,
+                                 void *arg, struct bt_http_answer *answer, struct bt_error *err);

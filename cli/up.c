@@ -29,7 +29,7 @@ enum {
 struct up {
     const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context;
     uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
-    bool once, insecure;
+    bool once;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
     char url[128];
@@ -66,8 +66,6 @@ static bt_status start_router(struct up *up, struct bt_error *err) {
     bt_child_arg(router, "--die-with-parent");
     if (up->served_name)
         bt_child_arg(router, "--served-model-name=%s", up->served_name);
-    if (up->insecure)
-        bt_child_arg(router, "--insecure");
     return bt_child_start(router, true, err);
 }
 
@@ -105,12 +103,13 @@ static bool drop_line(void *arg, const char *line, size_t length) {
 
 /* Whether the router says that it can serve. */
 static bool is_ready(const struct up *up) {
+    const struct bt_http_request request = {.path = "/ready"};
     struct bt_http_client *client = NULL;
     struct bt_http_answer answer = {0};
     struct bt_error err;
     bool ready =
         bt_http_client_create(up->url, &client, &err) == BT_OK &&
-        bt_http_client_request(client, "/ready", NULL, drop_line, NULL, &answer, &err) == BT_OK &&
+        bt_http_client_request(client, &request, drop_line, NULL, &answer, &err) == BT_OK &&
         answer.code == 200;
     bt_http_client_destroy(client);
     return ready;
@@ -350,8 +349,6 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
         {"prompt", BT_OPTION_STRING, &up->prompt, .argument = "TEXT",
          .help = "Ask this once all is ready."},
         {"once", BT_OPTION_FLAG, &up->once, "no", .help = "End after the answer to --prompt."},
-        {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
-         .help = "Allow an address other than loopback although nothing is encrypted."},
     };
     const struct bt_command command = {
         .name = "up",
