@@ -51,7 +51,7 @@ void bt_kv_send_ready(struct bt_kv_send *send, uint64_t now_us, uint32_t id, uin
     struct bt_kv_cursor *cursor = &bt_kv_send_cursors(send, one)[layer];
     BT_ASSERT(one->hold && n_pages >= cursor->ready && n_pages <= one->offer.n_pages);
     cursor->ready = n_pages;
-    if (cursor->next < cursor->ready)
+    if (cursor->next < cursor->ready && send->links[one->offer.link].frames_out < BT_KV_LINK_FRAMES)
         bt_kv_send_tell_frames(send, one->offer.link);
 }
 
