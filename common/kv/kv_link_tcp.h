@@ -63,6 +63,7 @@ struct bt_kv_tcp_conn {
     struct bt_kv_reader reader;
     /* Going out: whole control units, then one frame at a time. */
     struct evbuffer *control;
+    bool is_waiting; /* for the write event: the socket is full or the turn's share is used */
     bool is_sending;
     struct bt_kv_outgoing frame;
     uint8_t head[BT_KV_HEADER_BYTES + 8 * BT_KV_FRAME_PAGES]; /* header and sums */

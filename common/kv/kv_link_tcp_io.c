@@ -203,7 +203,7 @@ static size_t send_control(struct bt_kv_tcp_conn *conn) {
  * before it is in the socket, so that a commit that the core queues stands behind its frames. */
 void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
     size_t n_total = 0;
-    if (conn->fd < 0 || conn->state < BT_KV_TCP_EXCHANGE)
+    if (conn->is_waiting || conn->state < BT_KV_TCP_EXCHANGE)
         return;
     while (!conn->is_doomed) {
         bool has_control = evbuffer_get_length(conn->control) > 0;
@@ -212,7 +212,8 @@ void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
         size_t n = conn->is_sending ? send_frame(conn) : send_control(conn);
         n_total += n;
         if (!n || n_total >= BT_KV_TCP_TURN_BYTES) {
-            event_add(conn->write, NULL); /* when it is writable, or in the next turn */
+            conn->is_waiting = true; /* until it is writable, or for the next turn */
+            event_add(conn->write, NULL);
             return;
         }
     }
@@ -226,6 +227,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg) {
     struct bt_kv_tcp_conn *conn = arg;
     struct bt_kv_links *set = conn->set;
     (void)fd, (void)what;
+    conn->is_waiting = false;
     if (conn->state == BT_KV_TCP_CONNECTING)
         bt_kv_tcp_connected(conn);
     bt_kv_tcp_write(conn);

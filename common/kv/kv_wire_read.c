@@ -46,16 +46,15 @@ int bt_kv_reader_want(struct bt_kv_reader *reader, struct iovec iov[BT_KV_READER
         iov[0] = (struct iovec){reader->sums + done, n_sums(reader) * 8 - done};
         return 1;
     case BT_KV_READ_PAYLOAD:
-        if (reader->is_landing)
-            n = want_pages(reader, iov);
-        else
-            iov[0] = (struct iovec){reader->scratch, reader->unit.length - done};
-        /* The unit that follows has a header in any case: one call less for each frame. */
-        iov[n] = (struct iovec){reader->header, BT_KV_HEADER_BYTES};
-        return n + 1;
+        break;
     }
-    BT_ASSERT(!"a phase");
-    return 0;
+    if (reader->is_landing)
+        n = want_pages(reader, iov);
+    else
+        iov[0] = (struct iovec){reader->scratch, reader->unit.length - done};
+    /* The unit that follows has a header in any case: one call less for each frame. */
+    iov[n] = (struct iovec){reader->header, BT_KV_HEADER_BYTES};
+    return n + 1;
 }
 
 static void enter(struct bt_kv_reader *reader, enum bt_kv_reader_phase phase) {

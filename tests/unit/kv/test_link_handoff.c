@@ -31,6 +31,7 @@ struct job {
     bool is_granted, is_committed, is_released, is_ended;
     enum bt_kv_reason reason;
     struct bt_kv_msg commit;
+    uint32_t place; /* among the worker's commits, from 1 */
 };
 
 struct worker {
@@ -48,7 +49,7 @@ struct worker {
     char why[BT_ERROR_TEXT_BYTES];
     uint32_t link;
     struct job jobs[MAX_JOBS];
-    uint32_t most_quarantined;
+    uint32_t most_quarantined, n_committed;
 };
 
 struct world {
@@ -201,6 +202,7 @@ static void drain_recv(struct worker *w) {
             break;
         case BT_KV_RECV_COMMITTED:
             job->is_committed = true;
+            job->place = ++w->n_committed;
             job->commit = a.msg;
             break;
         case BT_KV_RECV_ABORTED:
@@ -454,9 +456,9 @@ static void test_the_earlier_deadline_goes_first(const char *kind) {
     UNTIL(world, world->p.jobs[0].is_granted && world->p.jobs[1].is_granted);
     world->p.jobs[0].is_held = world->p.jobs[1].is_held = false;
     world->p.jobs[0].hurry = world->p.jobs[1].hurry = true; /* all is ready in one go */
-    UNTIL(world, world->d.jobs[1].is_committed);
-    assert_false(world->d.jobs[0].is_committed);
-    UNTIL(world, world->d.jobs[0].is_committed && world->p.jobs[0].is_released);
+    UNTIL(world, world->p.jobs[0].is_released && world->p.jobs[1].is_released);
+    assert_int_equal(world->d.jobs[1].place, 1);
+    assert_int_equal(world->d.jobs[0].place, 2);
     check_pages(world, 0);
     check_pages(world, 1);
     close_world(world);
