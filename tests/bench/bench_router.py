@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Measures what the router adds to workers that cost nothing, beside a direct connection and nginx; JSON rows on stdout.
+
+  bench_router.py [--rounds N] [--build DIR] [--model FILE]
+
+In each round every row runs on all engines in turn: `direct` is a worker that speaks HTTP itself (mock_http), `nginx` stands
+before it (proxy_buffering off), `baton` is the router with a worker that attaches to it (mock_worker). All send the same chunks
+at the same pace. router_cpu_N: CPU microseconds per token of the proxy's processes less those of the bare mock (direct: the
+mock's own). ttft_50_words: median of single requests, less direct's.
+"""
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+VOCAB = 40000
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def log(*words):
+    print("bench router:", *words, file=sys.stderr, flush=True)
+
+
+def cpu_s(pids):
+    total = 0.0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += (int(fields[11]) + int(fields[12])) / TICK
+    return total
+
+
+def rss_mb(pids):
+    total = 0.0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                total += int(line.split()[1]) / 1024
+    return total
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextlib.contextmanager
+def process(args, ready=True, cpus=None, logs=None):
+    """(process, the words of its ready line); ended by its own id."""
+    if cpus is not None and shutil.which("taskset"):
+        args = ["taskset", "-c", cpus, *args]
+    done = subprocess.Popen([str(a) for a in args], stdout=subprocess.PIPE, stderr=logs or sys.stderr, text=True)
+    try:
+        words = {}
+        if ready:
+            line = done.stdout.readline()
+            if not line.startswith("ready: "):
+                sys.exit(f"bench router: {args[0]} said {line!r}")
+            words = dict(word.split("=", 1) for word in line[7:].split())
+        yield done, words
+    finally:
+        done.terminate()
+        done.wait()
+
+
+class Engine:
+    def __init__(self, name, port, pids):
+        self.name, self.port, self.pids = name, port, pids
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.build = Path(args.build)
+        self.baton = self.build / "baton"
+        self.tools = self.build / "tests" / "bench"
+        self.rows = {}
+
+    def add(self, row, engine, unit, value):
+        self.rows.setdefault((row, engine, unit), []).append(round(value, 3))
+        log(f"{row:<24}{engine:<8}{value:10.2f} {unit}")
+
+    @contextlib.contextmanager
+    def direct(self, interval_us, cpus=None):
+        args = [self.tools / "mock_http", "--interval-us", interval_us, "--vocab", VOCAB]
+        with process(args, cpus=cpus) as (mock, words):
+            yield Engine("direct", int(words["http"].rsplit(":", 1)[1]), [mock.pid])
+
+    @contextlib.contextmanager
+    def nginx(self, backend):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = Path(folder)
+            with http.client.socket.create_server(("127.0.0.1", 0)) as probe:
+                port = probe.getsockname()[1]
+            (folder / "nginx.conf").write_text(f"""
+daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_rlimit_nofile 20000;
+events {{ worker_connections 8192; }}
+http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder}; keepalive_requests 1000000; tcp_nodelay on;
+  upstream mock {{ server 127.0.0.1:{backend.port}; keepalive 1024; }}
+  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://mock; proxy_http_version 1.1;
+    proxy_set_header Connection ""; proxy_buffering off; }} }} }}
+""")
+            with process(["nginx", "-c", folder / "nginx.conf", "-e", folder / "error.log"], ready=False) as (nginx, _):
+                deadline = time.monotonic() + 10
+                while time.monotonic() < deadline:
+                    with contextlib.suppress(OSError), http.client.socket.create_connection(("127.0.0.1", port)):
+                        break
+                    time.sleep(0.01)
+                yield Engine("nginx", port, [nginx.pid, *children(nginx.pid)])
+
+    @contextlib.contextmanager
+    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=()):
+        with tempfile.TemporaryFile() as logs:
+            args = [self.baton, "router", "--model", self.args.model, "--port", 0, "--registry-listen", "127.0.0.1:0",
+                    "--disaggregate", "always", "--log-level", "warn", *router_args]
+            with process(args, cpus=cpus, logs=logs) as (router, words):
+                port = int(words["http"].rsplit(":", 1)[1])
+                mock_args = [self.tools / "mock_worker", "--router", words["registry"], "--model", self.args.model,
+                             "--interval-us", interval_us, "--vocab", VOCAB, "--max-context", 100000]
+                with process(mock_args, cpus=mock_cpus):
+                    wait_http(port)
+                    yield Engine("baton", port, [router.pid])
+
+    def load(self, engine, streams, requests, tokens, cpus=None, extra=(), seconds=60):
+        """(report of sse_load, CPU seconds of the engine's processes meanwhile)"""
+        args = [self.tools / "sse_load", "--port", engine.port, "--streams", streams, "--requests", requests,
+                "--tokens", tokens, "--vocab", VOCAB, "--seconds", seconds, *extra]
+        if cpus is not None and shutil.which("taskset"):
+            args = ["taskset", "-c", cpus, *args]
+        before = cpu_s(engine.pids)
+        done = subprocess.run([str(a) for a in args], stdout=subprocess.PIPE, text=True)
+        report = json.loads(done.stdout)
+        if report["errors"]:
+            log(f"{engine.name}: {report['errors']} errors: {report['error']}")
+            if report["errors"] > report["requests"] / 100:
+                sys.exit(1)
+        return report, cpu_s(engine.pids) - before
+
+    def round_cpu(self, streams):
+        """10 ms steps, a token to every stream in each."""
+        own = None
+        with self.direct(10000) as direct, self.nginx(direct) as nginx, self.router(10000) as router:
+            for engine in (direct, nginx, router):
+                self.load(engine, streams, streams, 8)
+                report, cpu = self.load(engine, streams, 3 * streams, 128)
+                us = cpu * 1e6 / report["tokens"]
+                own = us if own is None else own
+                self.add(f"router_cpu_{streams}", engine.name, "us/token", us if engine is direct else us - own)
+                self.add(f"router_delay_p99_{streams}", engine.name, "ms", report["delay_p99_us"] / 1e3)
+
+    def round_ttft(self):
+        """One request at a time, 8 tokens."""
+        own = None
+        with self.direct(2000) as direct, self.nginx(direct) as nginx, self.router(2000) as router:
+            for engine in (direct, nginx, router):
+                self.load(engine, 1, 20, 4, extra=["--words", 50])
+                report, _ = self.load(engine, 1, 300, 4, extra=["--words", 50])
+                us = report["ttft_p50_us"]
+                own = us if own is None else own
+                self.add("router_ttft_50_words", engine.name, "us", us if engine is direct else us - own)
+
+    def round_throughput(self):
+        """512 streams at 200 tokens/s each, the router on a core of its own."""
+        last = (os.cpu_count() or 1) - 1
+        others = f"0-{last - 1}" if last else "0"
+        with self.router(5000, cpus=str(last), mock_cpus=others) as router:
+            self.load(router, 512, 512, 8, cpus=others)
+            report, cpu = self.load(router, 512, 1024, 512, cpus=others)
+            self.add("router_tokens_512", "baton", "tokens/s", report["tokens_s"])
+            self.add("router_tokens_512_delay_p99", "baton", "ms", report["delay_p99_us"] / 1e3)
+            self.add("router_tokens_512_cpu", "baton", "us/token", cpu * 1e6 / report["tokens"])
+
+    def round_memory(self, streams=10000):
+        """Open streams that have their first token and get one more every ten seconds."""
+        with self.router(10000000) as router:
+            time.sleep(0.5)
+            self.add("router_rss_idle", "baton", "MB", rss_mb(router.pids))
+            args = [self.tools / "sse_load", "--port", router.port, "--streams", streams, "--requests", streams,
+                    "--tokens", 1000, "--vocab", VOCAB, "--ramp-us", 150, "--hold"]
+            load = subprocess.Popen([str(a) for a in args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            report = json.loads(load.stdout.readline())
+            if report["errors"]:
+                log(f"{report['errors']} errors: {report['error']}")
+            self.add(f"router_rss_{streams}", "baton", "MB", rss_mb(router.pids))
+            self.add(f"router_open_{streams}", "baton", "streams", streams - report["errors"])
+            load.communicate("")
+
+    def round_start(self):
+        """Exec to the first 200 of /ready's port: the router answers, whatever is attached."""
+        started = time.monotonic()
+        args = [self.baton, "router", "--model", self.args.model, "--port", 0, "--registry-listen", "127.0.0.1:0",
+                "--log-level", "warn"]
+        with process(args) as (_, words):
+            connection = http.client.HTTPConnection("127.0.0.1", int(words["http"].rsplit(":", 1)[1]))
+            connection.request("GET", "/ready")
+            connection.getresponse().read()
+            self.add("router_start", "baton", "ms", (time.monotonic() - started) * 1e3)
+            connection.close()
+
+    def run(self):
+        parts = {"start": self.round_start, "ttft": self.round_ttft, "cpu-64": lambda: self.round_cpu(64),
+                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory}
+        for _ in range(self.args.rounds):
+            for name, part in parts.items():
+                if not self.args.only or name.startswith(self.args.only):
+                    part()
+        for (row, engine, unit), samples in self.rows.items():
+            print(json.dumps({"row": row, "engine": engine, "unit": unit, "samples": samples}))
+
+
+def wait_http(port):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", "/ready")
+        if connection.getresponse().status == 200:
+            return
+        connection.close()
+        time.sleep(0.02)
+    sys.exit("bench router: the router is not ready within 20 s")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--build", default=ROOT / "build")
+    parser.add_argument("--model", help="GGUF file; the default model where it is not given")
+    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput or memory")
+    args = parser.parse_args()
+    if not args.model:
+        args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
+                                    text=True).stdout.strip()
+    if not shutil.which("nginx"):
+        sys.exit("bench router: nginx is not installed")
+    Bench(args).run()
+
+
+main()
