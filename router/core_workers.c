@@ -240,6 +240,7 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
         return;
     }
     note_report(core, req, ended, from_p);
+    core->counters.incomplete += ended->reason == BT_END_DONE && !from_p;
     if (ended->reason == BT_END_LINK && req->p != BT_NO_WORKER && req->d != BT_NO_WORKER)
         core->workers.avoid_until_us[req->p][req->d] = core->now_us + BT_PAIR_AVOID_MS * 1000ull;
     if (ended->reason == BT_END_DRAINING)

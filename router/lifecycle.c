@@ -395,6 +395,7 @@ void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
         break;
     case BT_FENCE_FULL:
         /* The gap will not close: what D sends is lost to us, so the attempt is. */
+        core->counters.incomplete++;
         bt_lifecycle_event(core, req, BT_LIFE_D_FAILED,
                            (struct bt_life_cause){.end = BT_END_INTERNAL});
         break;
