@@ -70,12 +70,13 @@ static bt_status create_parts(struct bt_prefill_core *core, struct bt_error *err
                                                          .n_changes = 4096},
                              &core->pool, err));
     BT_TRY(bt_kv_send_create(
-        &(struct bt_kv_send_config){
-            .pool = core->pool,
-            .n_layers = config->n_layers,
-            .page_bytes = config->page_bytes,
+        &(struct bt_kv_send_config) {
+            .pool = core->pool, .n_layers = config->n_layers, .page_bytes = config->page_bytes,
             .fingerprint_hash = bt_fingerprint_hash(&config->join.fingerprint),
             .max_sends = core->n_seqs,
+#if BT_MUTANT_checksum_at_sending
+            .sum_now = config->sum_now, .sum_now_arg = config->sum_now_arg,
+#endif
         },
         &core->send, err));
     BT_TRY(

@@ -22,6 +22,10 @@ struct bt_prefill_config {
     uint32_t chunk_tokens; /* rows of one step */
     uint32_t max_offers;   /* hellos that wait for a grant or for pages at once */
     uint32_t drain_ms;     /* how long prompts may go on after drain before they are given back */
+#if BT_MUTANT_checksum_at_sending
+    uint64_t (*sum_now)(void *arg, uint32_t layer, uint32_t page);
+    void *sum_now_arg;
+#endif
 };
 
 struct bt_prefill_core;

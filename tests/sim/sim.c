@@ -1,0 +1,261 @@
+/* build/sim: runs the cluster simulator over many seeds, or one seed with a readable trace. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sim.h"
+
+enum { JOBS_MAX = 64 };
+
+/* Shared with the processes that run seeds. */
+struct shared {
+    struct {
+        uint64_t seed; /* being run */
+        uint64_t n_done;
+        bool failed;
+        uint64_t failed_seed;
+        char failure[512];
+        struct sim_coverage coverage;
+    } jobs[JOBS_MAX];
+};
+
+struct arguments {
+    uint64_t first, count;
+    uint32_t n_jobs;
+    bool one, require_all, require_some, expect_failure, quick;
+};
+
+static void print_help(void) {
+    puts("Usage: sim [--seeds N] [--first N] [--jobs N] [--some | --all] [--expect-failure]\n"
+         "       sim --seed N\n\n"
+         "Runs the shipped cores of routers and workers under a simulated clock and network, one\n"
+         "schedule per seed, and checks the invariants after each event.\n\n"
+         "  --seed N           replay one seed with a trace\n"
+         "  --seeds N          so many seeds (default 1000)\n"
+         "  --first N          from this one on (default 1)\n"
+         "  --jobs N           processes (default: one per CPU)\n"
+         "  --some             fail unless every fault, end and handled state was reached\n"
+         "  --all              the same, and every handled pair of state and event\n"
+         "  --expect-failure   for planted defects: fail unless some seed fails");
+}
+
+static bool parse(int argc, char **argv, struct arguments *args) {
+    *args = (struct arguments){.first = 1, .count = 1000};
+    args->n_jobs = (uint32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i];
+        uint64_t value = i + 1 < argc ? strtoull(argv[i + 1], NULL, 10) : 0;
+        if (!strcmp(word, "--some")) {
+            args->require_some = true;
+        } else if (!strcmp(word, "--all")) {
+            args->require_some = args->require_all = true;
+        } else if (!strcmp(word, "--expect-failure")) {
+            args->expect_failure = true;
+        } else if (i + 1 < argc && !strcmp(word, "--seed")) {
+            args->one = true;
+            args->first = value;
+            i++;
+        } else if (i + 1 < argc && !strcmp(word, "--seeds")) {
+            args->count = value;
+            i++;
+        } else if (i + 1 < argc && !strcmp(word, "--first")) {
+            args->first = value;
+            i++;
+        } else if (i + 1 < argc && !strcmp(word, "--jobs")) {
+            args->n_jobs = (uint32_t)value;
+            i++;
+        } else {
+            return false;
+        }
+    }
+    return args->n_jobs >= 1 && args->n_jobs <= JOBS_MAX;
+}
+
+static void run_job(struct shared *shared, const struct arguments *args, uint32_t job) {
+    struct sim_options options = {.audit = true};
+    for (uint64_t k = job; k < args->count; k += args->n_jobs) {
+        uint64_t seed = args->first + k;
+        shared->jobs[job].seed = seed;
+        if (!sim_run(seed, &options, &shared->jobs[job].coverage, shared->jobs[job].failure)) {
+            shared->jobs[job].failed = true;
+            shared->jobs[job].failed_seed = seed;
+            return;
+        }
+        shared->jobs[job].n_done++;
+    }
+}
+
+static void add(struct sim_coverage *sum, const struct sim_coverage *one) {
+    uint64_t *to = (uint64_t *)sum;
+    const uint64_t *from = (const uint64_t *)one;
+    for (size_t i = 0; i < sizeof *sum / sizeof *to; i++)
+        to[i] += from[i];
+}
+
+/* ---- what was reached ---- */
+
+struct pair {
+    const char *machine, *state, *event;
+    bool handled;
+    uint64_t count;
+};
+
+/* Calls note for each pair of each machine. */
+static void each_pair(const struct sim_coverage *all,
+                      void (*note)(void *arg, const struct pair *pair), void *arg) {
+    struct bt_pair_view view;
+    for (uint32_t i = 0; i < 256 && bt_router_core_pair(i, &view); i++)
+        note(arg, &(struct pair){view.machine, view.state, view.event, view.kind == BT_PAIR_HANDLED,
+                                 all->pairs_router[i]});
+    struct pair pair = {.machine = "prefill"};
+    for (uint32_t i = 0; i < sim_n_pairs_prefill(); i++) {
+        pair.handled = bt_prefill_core_pair(i, &pair.state, &pair.event);
+        pair.count = all->pairs_prefill[i];
+        note(arg, &pair);
+    }
+    pair.machine = "decode";
+    for (uint32_t i = 0; i < sim_n_pairs_decode(); i++) {
+        pair.handled = bt_decode_core_pair(i, &pair.state, &pair.event);
+        pair.count = all->pairs_decode[i];
+        note(arg, &pair);
+    }
+    pair.event = "";
+    pair.machine = "kv_send";
+    for (uint32_t i = 0; i < sim_n_pairs_send(); i++) {
+        pair.state = bt_kv_send_pair_name(i, &pair.handled);
+        pair.count = all->pairs_send[i];
+        note(arg, &pair);
+    }
+    pair.machine = "kv_recv";
+    for (uint32_t i = 0; i < sim_n_pairs_recv(); i++) {
+        pair.state = bt_kv_recv_pair_name(i, &pair.handled);
+        pair.count = all->pairs_recv[i];
+        note(arg, &pair);
+    }
+}
+
+struct pair_sum {
+    uint32_t n_handled, n_reached;
+    bool print;
+};
+
+static void note_pair(void *arg, const struct pair *pair) {
+    struct pair_sum *sum = arg;
+    if (!pair->handled)
+        return;
+    sum->n_handled++;
+    if (pair->count)
+        sum->n_reached++;
+    else if (sum->print)
+        printf("  never: %s: %s %s\n", pair->machine, pair->state, pair->event);
+}
+
+static bool report(const struct sim_coverage *all, const struct arguments *args) {
+    static const char *const ends[BT_END_COUNT] = {"",          "done",    "handed",    "full",
+                                                   "preempted", "link",    "peer gone", "refused",
+                                                   "checksum",  "unknown", "deadline",  "nonfinite",
+                                                   "draining",  "invalid", "internal"};
+    bool ok = true;
+    printf("requests %llu: ok %llu, cancelled %llu, failed %llu, refused %llu, router lost %llu\n",
+           (unsigned long long)all->n_requests, (unsigned long long)all->n_ok,
+           (unsigned long long)all->n_cancelled, (unsigned long long)all->n_failed,
+           (unsigned long long)all->n_refused, (unsigned long long)all->n_lost);
+    printf(
+        "tokens %llu, hand-offs %llu, preempted %llu, resumed %llu, pages from the prefix %llu\n",
+        (unsigned long long)all->n_tokens, (unsigned long long)all->n_committed,
+        (unsigned long long)all->n_preempted, (unsigned long long)all->n_resumed,
+        (unsigned long long)all->n_pinned);
+    puts("sometimes:");
+    for (int f = 0; f < SIM_FAULT_COUNT; f++) {
+        printf("  %-18s %llu\n", sim_fault_name((enum sim_fault)f),
+               (unsigned long long)all->faults[f]);
+        ok = ok && all->faults[f];
+    }
+    puts("ends told by workers:");
+    for (int e = 1; e < BT_END_COUNT; e++) {
+        printf("  %-18s %llu\n", ends[e], (unsigned long long)all->ends[e]);
+        /* INTERNAL is never said; INVALID only where a router places what cannot fit. */
+        ok = ok && (all->ends[e] || e == BT_END_INTERNAL || e == BT_END_INVALID);
+    }
+    struct pair_sum sum = {.print = true};
+    each_pair(all, note_pair, &sum);
+    printf("handled pairs of state and event: %u of %u\n", sum.n_reached, sum.n_handled);
+    if (args->require_all)
+        ok = ok && sum.n_reached == sum.n_handled;
+    return ok || !args->require_some;
+}
+
+static bool run_seeds(struct shared *shared, const struct arguments *args, uint64_t *n_done) {
+    fflush(stdout);
+    pid_t children[JOBS_MAX];
+    for (uint32_t job = 0; job < args->n_jobs; job++) {
+        children[job] = fork();
+        if (children[job] == 0) {
+            run_job(shared, args, job);
+            fflush(stdout);
+            _exit(0);
+        }
+    }
+    bool ok = true;
+    *n_done = 0;
+    for (uint32_t job = 0; job < args->n_jobs; job++) {
+        int status = 0;
+        waitpid(children[job], &status, 0);
+        *n_done += shared->jobs[job].n_done;
+        if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+            printf("seed %llu: an assertion failed\n", (unsigned long long)shared->jobs[job].seed);
+            ok = false;
+        } else if (shared->jobs[job].failed) {
+            printf("seed %llu: %s\n", (unsigned long long)shared->jobs[job].failed_seed,
+                   shared->jobs[job].failure);
+            ok = false;
+        }
+    }
+    return ok;
+}
+
+int main(int argc, char **argv) {
+    struct arguments args;
+    if (!parse(argc, argv, &args)) {
+        print_help();
+        return argc == 2 && !strcmp(argv[1], "--help") ? 0 : 2;
+    }
+    if (args.one) {
+        struct sim_coverage coverage = {0};
+        char failure[512];
+        bool ok = sim_run(args.first, &(struct sim_options){.trace = true, .audit = true},
+                          &coverage, failure);
+        printf("seed %llu: %s\n", (unsigned long long)args.first, ok ? "ok" : failure);
+        return ok ? 0 : 1;
+    }
+    struct shared *shared =
+        mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        return 2;
+    struct timespec start, end;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    uint64_t n_done;
+    bool ok = run_seeds(shared, &args, &n_done);
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    double seconds =
+        (double)(end.tv_sec - start.tv_sec) + (double)(end.tv_nsec - start.tv_nsec) / 1e9;
+    if (args.expect_failure) {
+        printf("%llu seeds passed before one failed: the planted defect is %s\n",
+               (unsigned long long)n_done, ok ? "NOT caught" : "caught");
+        return ok ? 1 : 0;
+    }
+    struct sim_coverage all = {0};
+    for (uint32_t job = 0; job < args.n_jobs; job++)
+        add(&all, &shared->jobs[job].coverage);
+    bool reached = report(&all, &args);
+    printf("%llu seeds %s in %.1f s\n", (unsigned long long)n_done,
+           ok && reached ? "ok"
+           : ok          ? "ok, but not everything was reached"
+                         : "FAILED",
+           seconds);
+    return ok && reached ? 0 : 1;
+}

@@ -1,0 +1,298 @@
+/* A cluster in one process under a simulated clock: the shipped cores of routers and workers, a
+ * network that delays, reorders between channels, cuts and heals, and processes that die, pause and
+ * come back. One seed is one schedule; it replays exactly.
+ *
+ * The model is a hash: the contents of a (layer, page) are a number made of the tokens before it,
+ * and the next token is made of the contents of all pages that the sequence names. A byte of
+ * another prompt, a lost page or a wrong position therefore gives another token than the oracle's.
+ */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/kv/kv_msg.h"
+#include "common/kv/kv_recv.h"
+#include "common/kv/kv_send.h"
+#include "common/rpc/registry_msg.h"
+#include "decode_worker/decode_core.h"
+#include "prefill_worker/prefill_core.h"
+#include "router/core.h"
+
+enum {
+    SIM_ROUTERS = 2,
+    SIM_PREFILLS = 2,
+    SIM_DECODES = 3,
+    SIM_NODES = SIM_ROUTERS + SIM_PREFILLS + SIM_DECODES,
+    SIM_LAYERS = 2,
+    SIM_VOCAB = 997,
+    SIM_CONTEXT = 192,
+    SIM_CLIENTS = 16,
+    SIM_CONNS = 512,
+    SIM_TICKETS = 64,
+    SIM_CORRUPTION = 0x10,
+    SIM_EOS_MOD = 29, /* tokens that are a multiple of it end a sequence */
+};
+#define SIM_S UINT64_C(1000000)
+
+enum sim_role { SIM_ROUTER, SIM_PREFILL, SIM_DECODE };
+
+/* Everything that can go wrong, and each must have been seen to (the "sometimes" table). */
+enum sim_fault {
+    SIM_KILL_ROUTER,
+    SIM_KILL_PREFILL,
+    SIM_KILL_DECODE,
+    SIM_PAUSE,
+    SIM_CUT_ATTACH,
+    SIM_CUT_LINK,
+    SIM_DRAIN,
+    SIM_FLUSH,
+    SIM_CANCEL,
+    SIM_SHORT_DEADLINE,
+    SIM_STOP_STRING,
+    SIM_LIE_GENERATION,
+    SIM_LIE_RANGE,
+    SIM_LIE_DUPLICATE,
+    SIM_LIE_COMMIT,
+    SIM_LATE_HELLO,
+    SIM_CORRUPT,
+    SIM_NONFINITE,
+    SIM_FAULT_COUNT,
+};
+const char *sim_fault_name(enum sim_fault fault);
+
+struct sim_random {
+    uint64_t state;
+};
+uint64_t sim_mix(uint64_t a, uint64_t b);
+uint64_t sim_next(struct sim_random *random);
+/* 0 .. n - 1 */
+uint32_t sim_below(struct sim_random *random, uint32_t n);
+bool sim_chance(struct sim_random *random, uint32_t percent);
+
+enum sim_event_type {
+    SIM_ON_TICK,
+    SIM_ON_ARRIVE,
+    SIM_ON_CANCEL,
+    SIM_ON_DIAL,
+    SIM_ON_MESSAGE,
+    SIM_ON_CLOSED,
+    SIM_ON_LAYER,
+    SIM_ON_STEP,
+    SIM_ON_LINK_DIAL,
+    SIM_ON_LINK_UP,
+    SIM_ON_LINK_MESSAGE,
+    SIM_ON_FRAME_READ,
+    SIM_ON_FRAME,
+    SIM_ON_LAND,
+    SIM_ON_LINK_DOWN,
+    SIM_ON_FAULT,
+    SIM_ON_RESTART,
+};
+
+struct sim_event {
+    uint64_t at_us, order;
+    enum sim_event_type type;
+    int node;        /* whose event it is; -1: the world's */
+    uint64_t born;   /* incarnation number of that node: the event dies with it */
+    uint64_t serial; /* of connection a, where it is about one */
+    uint32_t a, b;
+    void *data; /* owned by the event */
+};
+
+/* An Attach stream or a KV link; end 0 is the worker's (the prefill worker's), end 1 the router's
+ * (the decode worker's). */
+struct sim_conn {
+    bool used, is_link;
+    uint64_t serial; /* the slot is used again */
+    int node[2];
+    uint64_t born[2];
+    uint32_t slot[2]; /* of the core at that end */
+    bool open[2];
+    bool told[2];        /* that end has been told that it is open */
+    uint64_t last_us[2]; /* when the last thing sent to that end arrives */
+    uint64_t last_land_us;
+    uint32_t n_reading; /* frames that the sender's link still reads */
+    uint32_t n_landing;
+    struct bt_kv_frame last_frame; /* for lies */
+    bool has_frame;
+    bool tampers; /* the next commit on it is of another prompt */
+};
+
+/* A frame on its way. */
+struct sim_frame {
+    struct bt_kv_outgoing out;
+    uint64_t contents[BT_KV_FRAME_PAGES];
+    bool is_lie;
+    struct bt_kv_landing landing;
+    bool is_dead; /* the receive has ended already */
+    bool is_corrupt;
+    bool reads; /* the sender's link reads its pages while this is on its way */
+};
+
+/* A ticket that a decode worker was shown by a router. */
+struct sim_ticket {
+    struct bt_id ticket;
+    int node;
+    uint64_t born, at_us;
+};
+
+struct sim_node {
+    enum sim_role role;
+    int index; /* among its role */
+    char name[16];
+    bool up;
+    uint64_t born; /* incarnation number, from 1 */
+    struct bt_id incarnation;
+    uint64_t paused_until_us;
+    bool draining;
+    struct bt_router_core *router;
+    struct bt_prefill_core *prefill;
+    struct bt_decode_core *decode;
+    int conn_of[SIM_ROUTERS]; /* workers: the stream to each router, -1: none */
+    bool dialing[SIM_ROUTERS];
+    uint64_t *contents; /* [SIM_LAYERS][n_pages] */
+    uint32_t n_pages;
+    struct bt_step *step;
+    bool corrupting; /* while a frame is made whose memory has changed since it was filled */
+};
+
+struct sim_client {
+    bool sent, ended, cancelled, stops, lost; /* lost: its router died */
+    int router;
+    int32_t prompt[SIM_CONTEXT];
+    uint32_t n_prompt;
+    struct bt_sampling sampling;
+    bool seed_given;
+    uint32_t deadline_ms;
+    uint64_t sent_us, ended_us;
+    struct bt_request *req;
+    int32_t tokens[SIM_CONTEXT + 1]; /* prompt and what came */
+    uint32_t n_tokens;
+    enum bt_finish finish;
+    bt_status status;
+    uint32_t stop_at; /* tokens after which a stop string matches */
+};
+
+struct sim_options {
+    bool trace;
+    bool audit; /* every core's is_valid after each event */
+};
+
+/* What all seeds together have reached. */
+struct sim_coverage {
+    uint64_t faults[SIM_FAULT_COUNT];
+    uint64_t ends[BT_END_COUNT];
+    uint64_t pairs_router[256], pairs_prefill[256], pairs_decode[256], pairs_send[256],
+        pairs_recv[256];
+    uint64_t n_requests, n_ok, n_cancelled, n_failed, n_refused, n_lost, n_tokens;
+    uint64_t n_events, n_preempted, n_resumed, n_committed, n_pinned;
+};
+
+struct sim {
+    uint64_t seed, now_us, n_events;
+    struct sim_random random;
+    const struct sim_options *options;
+    struct sim_event *heap;
+    size_t n_heap, heap_capacity;
+    uint64_t order, n_conns;
+    struct sim_node nodes[SIM_NODES];
+    int n_nodes, n_routers;
+    struct sim_conn conns[SIM_CONNS];
+    uint64_t cut_until_us[SIM_NODES][SIM_NODES];
+    struct sim_client clients[SIM_CLIENTS];
+    int n_clients;
+    enum bt_disaggregate disaggregate;
+    bool faulty; /* this seed has faults */
+    bool enabled[SIM_FAULT_COUNT];
+    bool split; /* links carry bulk beside control: bytes land later than their header */
+    uint32_t page_bytes;
+    uint32_t slow_percent; /* of messages */
+    uint64_t calm_us;      /* no faults after this */
+    uint64_t next_incarnation;
+    struct sim_ticket tickets[SIM_TICKETS];
+    uint32_t n_tickets;
+    struct bt_id tampered[SIM_TICKETS]; /* tickets whose commit was of another prompt */
+    uint32_t n_tampered;
+    char failure[512]; /* the broken invariant; empty: none */
+    struct sim_coverage *coverage;
+};
+
+/* sim_run.c: one seed; false where an invariant broke (sim->failure). */
+bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_coverage *coverage,
+             char failure[512]);
+void sim_fail(struct sim *sim, const char *invariant, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void sim_say(struct sim *sim, int node, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void sim_push(struct sim *sim, uint64_t at_us, enum sim_event_type type, int node, uint32_t a,
+              uint32_t b, void *data);
+
+/* Whether the event is about this very connection. */
+bool sim_concerns(const struct sim *sim, const struct sim_event *event, uint32_t conn);
+
+/* sim_oracle.c */
+/* The contents of (layer, page) once it holds positions up to n_tokens - 1. */
+uint64_t sim_contents(const int32_t *tokens, uint32_t n_tokens, uint32_t layer, uint32_t page);
+/* The token after these, as the model gives it where no byte is wrong. */
+int32_t sim_oracle(const int32_t *tokens, uint32_t n_tokens, uint32_t n_prompt,
+                   const struct bt_sampling *sampling, enum bt_finish *finish, uint64_t *hash);
+uint64_t sim_sum(uint64_t contents);
+/* The engine of a worker: writes one layer of the step; gives the results. */
+void sim_engine_layer(struct sim_node *node, uint32_t layer);
+void sim_engine_results(struct sim_node *node, struct sim_random *random, bool nonfinite);
+
+/* sim_net.c */
+struct bt_msg *sim_copy_msg(const struct bt_msg *msg);
+/* When something sent now from one node to another arrives. */
+uint64_t sim_arrival(struct sim *sim, uint64_t *last_us);
+void sim_dial_routers(struct sim *sim, int node);
+void sim_on_dial(struct sim *sim, const struct sim_event *event);
+void sim_send_msg(struct sim *sim, int node, uint32_t slot, const struct bt_msg *msg);
+void sim_close_stream(struct sim *sim, int node, uint32_t slot);
+void sim_on_message(struct sim *sim, const struct sim_event *event);
+void sim_on_closed(struct sim *sim, const struct sim_event *event);
+struct sim_conn *sim_conn_at(struct sim *sim, int node, uint32_t slot, bool is_link);
+int sim_conn_new(struct sim *sim);
+/* Every connection of a node that has just died: the other end will hear of it. */
+void sim_drop_conns(struct sim *sim, int node);
+uint64_t sim_cut_until(const struct sim *sim, const struct sim_conn *conn);
+
+/* sim_links.c */
+void sim_link_dial(struct sim *sim, int node, uint32_t link, struct bt_id peer);
+void sim_on_link_dial(struct sim *sim, const struct sim_event *event);
+void sim_on_link_up(struct sim *sim, const struct sim_event *event);
+void sim_link_send(struct sim *sim, int node, uint32_t link, const struct bt_kv_msg *msg);
+void sim_link_pump(struct sim *sim, int node, uint32_t link);
+void sim_link_cut(struct sim *sim, int node, uint32_t link, uint32_t lease);
+void sim_link_close(struct sim *sim, int node, uint32_t link);
+void sim_on_link_message(struct sim *sim, const struct sim_event *event);
+void sim_on_frame_read(struct sim *sim, const struct sim_event *event);
+void sim_on_frame(struct sim *sim, const struct sim_event *event);
+void sim_on_land(struct sim *sim, const struct sim_event *event);
+void sim_on_link_down(struct sim *sim, const struct sim_event *event);
+void sim_end_link(struct sim *sim, uint32_t conn, int end);
+void sim_lie(struct sim *sim, enum sim_fault fault);
+
+/* sim_nodes.c */
+void sim_start_node(struct sim *sim, int node);
+void sim_kill_node(struct sim *sim, int node);
+void sim_drain_actions(struct sim *sim, int node);
+void sim_check_node(struct sim *sim, int node);
+void sim_gather(struct sim *sim, int node);
+uint32_t sim_n_pairs_prefill(void);
+uint32_t sim_n_pairs_decode(void);
+uint32_t sim_n_pairs_send(void);
+uint32_t sim_n_pairs_recv(void);
+bool sim_has_ended(const struct sim *sim, int node, struct bt_id ticket);
+int sim_node_of(const struct sim *sim, struct bt_id incarnation);
+
+/* sim_clients.c */
+void sim_make_clients(struct sim *sim);
+void sim_on_arrive(struct sim *sim, uint32_t client);
+void sim_on_cancel(struct sim *sim, uint32_t client);
+void sim_on_emit(struct sim *sim, const struct bt_router_action *action);
+void sim_on_end(struct sim *sim, const struct bt_router_action *action);
+void sim_clients_lost(struct sim *sim, int router);
+bool sim_all_ended(const struct sim *sim);
+void sim_check_clients(struct sim *sim);

@@ -1,0 +1,187 @@
+/* The clients of the simulator: what they ask, and what they must get. */
+#include <string.h>
+
+#include "sim.h"
+
+void sim_make_clients(struct sim *sim) {
+    struct sim_random *random = &sim->random;
+    sim->n_clients = 4 + (int)sim_below(random, SIM_CLIENTS - 4);
+    for (int c = 0; c < sim->n_clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        uint32_t family = sim_below(random, 3);
+        client->router = (int)sim_below(random, (uint32_t)sim->n_routers);
+        client->n_prompt = 1 + sim_below(random, sim_chance(random, 60) ? 40 : 90);
+        uint32_t shared = sim_below(random, client->n_prompt + 1);
+        for (uint32_t i = 0; i < client->n_prompt; i++)
+            client->prompt[i] = (int32_t)(i < shared ? sim_mix(family, i) % SIM_VOCAB
+                                                     : sim_below(random, SIM_VOCAB));
+        client->sampling = (struct bt_sampling){
+            .temperature = 1,
+            .top_p = 1,
+            .repetition_penalty = 1,
+            .seed = sim_next(random),
+            .max_tokens = 1 + sim_below(random, sim_chance(random, 70) ? 20 : 70),
+            .ignore_eos = sim_chance(random, 50),
+            .want_hash = sim_chance(random, 50),
+        };
+        client->sampling.min_tokens = sim_below(random, client->sampling.max_tokens + 1);
+        client->seed_given = sim_chance(random, 50);
+        uint64_t at = sim->now_us + 300000 + sim_below(random, 2500000);
+        sim_push(sim, at, SIM_ON_ARRIVE, -1, (uint32_t)c, 0, NULL);
+        if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25))
+            sim_push(sim, at + sim_below(random, 1500000), SIM_ON_CANCEL, -1, (uint32_t)c, 0, NULL);
+        if (sim->enabled[SIM_SHORT_DEADLINE] && sim_chance(random, 15))
+            client->deadline_ms = 1 + sim_below(random, 1500);
+        if (sim->enabled[SIM_STOP_STRING] && sim_chance(random, 20))
+            client->stop_at = 1 + sim_below(random, client->sampling.max_tokens);
+    }
+}
+
+void sim_on_arrive(struct sim *sim, uint32_t c) {
+    struct sim_client *client = &sim->clients[c];
+    struct sim_node *router = &sim->nodes[client->router];
+    if (!router->up) {
+        client->sent = client->ended = client->lost = true;
+        return;
+    }
+    if (!bt_router_core_ready(router->router)) { /* a client tries again, as a balancer would */
+        if (sim->now_us < 60 * SIM_S) {
+            sim_push(sim, sim->now_us + 50000, SIM_ON_ARRIVE, -1, c, 0, NULL);
+            return;
+        }
+        sim_fail(sim, "liveness", "%s is never ready", router->name);
+        return;
+    }
+    struct bt_submit submit = {
+        .tokens = client->prompt,
+        .n_tokens = client->n_prompt,
+        .sampling = client->sampling,
+        .seed_given = client->seed_given,
+        .max_tokens_given = true,
+        .deadline_ms = client->deadline_ms,
+        .tenant = "",
+        .user = client,
+    };
+    struct bt_error err = {0};
+    client->sent = true;
+    client->sent_us = sim->now_us;
+    client->n_tokens = client->n_prompt;
+    memcpy(client->tokens, client->prompt, client->n_prompt * sizeof *client->prompt);
+    bt_status status =
+        bt_router_core_submit(router->router, sim->now_us, &submit, &client->req, &err);
+    sim_say(sim, client->router, "client %u asks: %u tokens, at most %u more%s", c,
+            client->n_prompt, client->sampling.max_tokens, status < 0 ? ", refused" : "");
+    if (status < 0) {
+        client->ended = true;
+        client->status = status;
+        client->ended_us = sim->now_us;
+        sim->coverage->n_refused++;
+        if (status != BT_E_TOO_LARGE && status != BT_E_FULL && status != BT_E_UNAVAILABLE)
+            sim_fail(sim, "liveness", "client %u is refused: %s", c, err.text);
+    }
+    sim_drain_actions(sim, client->router);
+}
+
+void sim_on_cancel(struct sim *sim, uint32_t c) {
+    struct sim_client *client = &sim->clients[c];
+    if (!client->sent || client->ended || client->lost)
+        return;
+    client->cancelled = true;
+    sim->coverage->faults[SIM_CANCEL]++;
+    sim_say(sim, client->router, "client %u goes away", c);
+    bt_router_core_cancel(sim->nodes[client->router].router, sim->now_us, client->req);
+    sim_drain_actions(sim, client->router);
+}
+
+void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
+    struct sim_client *client = action->req->user;
+    int c = (int)(client - sim->clients);
+    uint32_t index = client->n_tokens - client->n_prompt;
+    enum bt_finish finish;
+    uint64_t hash;
+    sim->coverage->n_tokens++;
+    if (client->ended)
+        sim_fail(sim, "every request ends exactly once", "client %d: a token after its end", c);
+    if (action->index != index) {
+        sim_fail(sim, "no token twice, missing or out of order",
+                 "client %d: token %u where %u is next", c, action->index, index);
+        return;
+    }
+    int32_t expected = sim_oracle(client->tokens, client->n_tokens, client->n_prompt,
+                                  &action->req->sampling, &finish, &hash);
+    if (action->token != expected || action->finish != finish || action->hash != hash)
+        sim_fail(sim, "no token from another prompt",
+                 "client %d: token %u is %d finish %d, must be %d finish %d (hash %s)", c, index,
+                 action->token, (int)action->finish, expected, (int)finish,
+                 action->hash == hash ? "equal" : "differs");
+    client->tokens[client->n_tokens++] = action->token;
+    client->finish = action->finish;
+    sim_say(sim, client->router, "client %d gets token %u: %d%s", c, index, action->token,
+            action->finish ? " (last)" : "");
+    if (client->stop_at && index + 1 == client->stop_at && !action->finish) {
+        client->stops = true;
+        sim->coverage->faults[SIM_STOP_STRING]++;
+        bt_router_core_stop(sim->nodes[client->router].router, sim->now_us, action->req);
+    }
+}
+
+void sim_on_end(struct sim *sim, const struct bt_router_action *action) {
+    struct sim_client *client = action->req->user;
+    int c = (int)(client - sim->clients);
+    if (client->ended) {
+        sim_fail(sim, "every request ends exactly once", "client %d ends again", c);
+        return;
+    }
+    client->ended = true;
+    client->ended_us = sim->now_us;
+    client->status = action->status;
+    client->req = NULL;
+    sim_say(sim, client->router, "client %d ends: %s %s", c, bt_status_name(action->status),
+            action->reason);
+    uint64_t deadline_us =
+        client->sent_us + (client->deadline_ms ? client->deadline_ms : 60000) * UINT64_C(1000);
+    bool was_paused = sim->now_us < sim->nodes[client->router].paused_until_us + 200000;
+    if (sim->now_us > deadline_us + 200000 && !was_paused)
+        sim_fail(sim, "nothing waits past its deadline", "client %d ends %llu ms late", c,
+                 (unsigned long long)(sim->now_us - deadline_us) / 1000);
+    if (action->status == BT_OK) {
+        sim->coverage->n_ok++;
+        if (!client->stops && client->finish == BT_FINISH_NONE)
+            sim_fail(sim, "no token twice, missing or out of order",
+                     "client %d ends in order after %u tokens without a last one", c,
+                     client->n_tokens - client->n_prompt);
+    } else if (action->status == BT_E_CANCELLED && client->cancelled) {
+        sim->coverage->n_cancelled++;
+    } else if (action->status == BT_E_DEADLINE && client->deadline_ms) {
+        sim->coverage->faults[SIM_SHORT_DEADLINE]++;
+    } else {
+        sim->coverage->n_failed++;
+        if (!sim->faulty || action->status == BT_E_DEADLINE || action->status == BT_E_CANCELLED)
+            sim_fail(sim, "liveness", "client %d ends with %s: %s", c,
+                     bt_status_name(action->status), action->reason);
+    }
+}
+
+void sim_clients_lost(struct sim *sim, int router) {
+    for (int c = 0; c < sim->n_clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        if (client->router == router && client->sent && !client->ended) {
+            client->ended = client->lost = true;
+            client->req = NULL;
+            sim->coverage->n_lost++;
+        }
+    }
+}
+
+bool sim_all_ended(const struct sim *sim) {
+    for (int c = 0; c < sim->n_clients; c++)
+        if (!sim->clients[c].ended)
+            return false;
+    return true;
+}
+
+void sim_check_clients(struct sim *sim) {
+    for (int c = 0; c < sim->n_clients; c++)
+        if (!sim->clients[c].ended)
+            sim_fail(sim, "every request ends exactly once", "client %d never ends", c);
+}

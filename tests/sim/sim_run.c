@@ -1,0 +1,480 @@
+/* One seed: builds the cluster and its faults, runs the events, checks what is left. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+
+static const char *const fault_names[SIM_FAULT_COUNT] = {
+    "kill router", "kill prefill",    "kill decode", "pause",          "cut attach",
+    "cut link",    "drain",           "flush",       "cancel",         "short deadline",
+    "stop string", "lie: generation", "lie: range",  "lie: duplicate", "lie: commit",
+    "late hello",  "corrupt page",    "non-finite"};
+
+const char *sim_fault_name(enum sim_fault fault) {
+    return fault_names[fault];
+}
+
+void sim_say(struct sim *sim, int n, const char *format, ...) {
+    if (!sim->options->trace)
+        return;
+    va_list args;
+    va_start(args, format);
+    printf("%10.6f %-3s ", (double)sim->now_us / 1e6, n < 0 ? "" : sim->nodes[n].name);
+    vprintf(format, args);
+    putchar('\n');
+    va_end(args);
+}
+
+void sim_fail(struct sim *sim, const char *invariant, const char *format, ...) {
+    char text[384];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    sim_say(sim, -1, "BROKEN: %s: %s", invariant, text);
+    if (!sim->failure[0])
+        snprintf(sim->failure, sizeof sim->failure, "%s: %s (at %.6f s)", invariant, text,
+                 (double)sim->now_us / 1e6);
+}
+
+/* ---- the queue of events: a heap by (time, order) ---- */
+
+static bool before(const struct sim_event *a, const struct sim_event *b) {
+    return a->at_us != b->at_us ? a->at_us < b->at_us : a->order < b->order;
+}
+
+static void insert(struct sim *sim, struct sim_event event) {
+    if (sim->n_heap == sim->heap_capacity) {
+        sim->heap_capacity = sim->heap_capacity ? 2 * sim->heap_capacity : 1024;
+        sim->heap = realloc(sim->heap, sim->heap_capacity * sizeof *sim->heap);
+        if (!sim->heap)
+            abort();
+    }
+    size_t i = sim->n_heap++;
+    while (i && before(&event, &sim->heap[(i - 1) / 2])) {
+        sim->heap[i] = sim->heap[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    sim->heap[i] = event;
+}
+
+static struct sim_event take(struct sim *sim) {
+    struct sim_event first = sim->heap[0], last = sim->heap[--sim->n_heap];
+    size_t i = 0;
+    for (size_t child; (child = 2 * i + 1) < sim->n_heap; i = child) {
+        if (child + 1 < sim->n_heap && before(&sim->heap[child + 1], &sim->heap[child]))
+            child++;
+        if (!before(&sim->heap[child], &last))
+            break;
+        sim->heap[i] = sim->heap[child];
+    }
+    sim->heap[i] = last;
+    return first;
+}
+
+static bool is_of_conn(enum sim_event_type type) {
+    switch (type) {
+    case SIM_ON_MESSAGE:
+    case SIM_ON_CLOSED:
+    case SIM_ON_LINK_UP:
+    case SIM_ON_LINK_MESSAGE:
+    case SIM_ON_FRAME_READ:
+    case SIM_ON_FRAME:
+    case SIM_ON_LAND:
+    case SIM_ON_LINK_DOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool sim_concerns(const struct sim *sim, const struct sim_event *event, uint32_t conn) {
+    return is_of_conn(event->type) && event->a == conn && sim->conns[conn].used &&
+           sim->conns[conn].serial == event->serial;
+}
+
+void sim_push(struct sim *sim, uint64_t at_us, enum sim_event_type type, int node, uint32_t a,
+              uint32_t b, void *data) {
+    insert(sim, (struct sim_event){.at_us = at_us,
+                                   .order = ++sim->order,
+                                   .type = type,
+                                   .node = node,
+                                   .born = node < 0 ? 0 : sim->nodes[node].born,
+                                   .serial = is_of_conn(type) ? sim->conns[a].serial : 0,
+                                   .a = a,
+                                   .b = b,
+                                   .data = data});
+}
+
+/* ---- building ---- */
+
+static void add_nodes(struct sim *sim, enum sim_role role, int count, char letter) {
+    for (int i = 0; i < count; i++) {
+        struct sim_node *node = &sim->nodes[sim->n_nodes++];
+        node->role = role;
+        node->index = i;
+        snprintf(node->name, sizeof node->name, "%c%d", letter, i);
+        node->n_pages = 8 + sim_below(&sim->random, role == SIM_PREFILL ? 12 : 24);
+    }
+}
+
+static void plan_faults(struct sim *sim) {
+    struct sim_random *random = &sim->random;
+    sim->faulty = sim->seed % 4 != 0;
+    sim->calm_us = 5 * SIM_S;
+    bool clients_only = sim->seed % 4 == 1;
+    for (int f = 0; f < SIM_FAULT_COUNT; f++)
+        sim->enabled[f] = sim->faulty && sim_chance(random, 40);
+    for (int f = 0; f < SIM_FAULT_COUNT; f++)
+        if (clients_only && f != SIM_CANCEL && f != SIM_SHORT_DEADLINE && f != SIM_STOP_STRING)
+            sim->enabled[f] = false;
+    for (int f = 0; f < SIM_FAULT_COUNT; f++) {
+        if (!sim->enabled[f] || f == SIM_CANCEL || f == SIM_SHORT_DEADLINE ||
+            f == SIM_STOP_STRING || f == SIM_CORRUPT || f == SIM_NONFINITE)
+            continue;
+        bool lie = f >= SIM_LIE_GENERATION && f <= SIM_LATE_HELLO;
+        for (uint32_t k = 0, n = lie ? 12 : 1 + sim_below(random, 2); k < n; k++)
+            sim_push(sim, 200000 + sim_below(random, 4 * SIM_S), SIM_ON_FAULT, -1, (uint32_t)f, 0,
+                     NULL);
+    }
+}
+
+static void build(struct sim *sim) {
+    struct sim_random *random = &sim->random;
+    sim->n_routers = 1 + (int)sim_below(random, SIM_ROUTERS);
+    uint32_t mode = sim_below(random, 10);
+    sim->disaggregate = mode < 6   ? BT_DISAGGREGATE_ALWAYS
+                        : mode < 9 ? BT_DISAGGREGATE_AUTO
+                                   : BT_DISAGGREGATE_NEVER;
+    sim->split = sim_chance(random, 40);
+    sim->page_bytes = sim_chance(random, 20) ? 3 * BT_KV_FRAME_BYTES / 2 : 4096;
+    sim->slow_percent = sim_chance(random, 50) ? 2 : 15;
+    add_nodes(sim, SIM_ROUTER, sim->n_routers, 'r');
+    add_nodes(sim, SIM_PREFILL, 1 + (int)sim_below(random, SIM_PREFILLS), 'p');
+    add_nodes(sim, SIM_DECODE, 1 + (int)sim_below(random, SIM_DECODES), 'd');
+    plan_faults(sim);
+    for (int n = 0; n < sim->n_nodes; n++)
+        sim_start_node(sim, n);
+    sim_make_clients(sim);
+}
+
+/* ---- faults ---- */
+
+static int some_node(struct sim *sim, int role) {
+    int found[SIM_NODES], n_found = 0;
+    for (int n = 0; n < sim->n_nodes; n++)
+        if (sim->nodes[n].up && (role < 0 || (int)sim->nodes[n].role == role))
+            found[n_found++] = n;
+    return n_found ? found[sim_below(&sim->random, (uint32_t)n_found)] : -1;
+}
+
+static void cut(struct sim *sim, bool links) {
+    int a = some_node(sim, links ? SIM_PREFILL : 1 + (int)sim_below(&sim->random, 2));
+    int b = some_node(sim, links ? SIM_DECODE : SIM_ROUTER);
+    if (a < 0 || b < 0 || sim->now_us < sim->cut_until_us[a][b])
+        return;
+    uint64_t until = sim->now_us + sim_below(&sim->random, 3500000);
+    sim->cut_until_us[a][b] = sim->cut_until_us[b][a] = until;
+    sim->coverage->faults[links ? SIM_CUT_LINK : SIM_CUT_ATTACH]++;
+    sim_say(sim, a, "is cut from %s until %.3f s", sim->nodes[b].name, (double)until / 1e6);
+    if (!links || until - sim->now_us < 2 * SIM_S)
+        return;
+    for (uint32_t i = 0; i < SIM_CONNS; i++) { /* a link finds out after 2 s, each end by itself */
+        const struct sim_conn *conn = &sim->conns[i];
+        if (!conn->used || !conn->is_link || conn->node[0] != a || conn->node[1] != b)
+            continue;
+        for (uint32_t end = 0; end < 2; end++)
+            sim_push(sim, sim->now_us + 2 * SIM_S + sim_below(&sim->random, 200000),
+                     SIM_ON_LINK_DOWN, -1, i, end, NULL);
+    }
+}
+
+static void kill(struct sim *sim, int n, enum sim_fault fault) {
+    if (n < 0)
+        return;
+    sim->coverage->faults[fault]++;
+    sim_kill_node(sim, n);
+    sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, SIM_S), SIM_ON_RESTART, n, 1, 0,
+             NULL);
+}
+
+static void on_fault(struct sim *sim, enum sim_fault fault) {
+    int n;
+    switch (fault) {
+    case SIM_KILL_ROUTER:
+        kill(sim, some_node(sim, SIM_ROUTER), fault);
+        break;
+    case SIM_KILL_PREFILL:
+        kill(sim, some_node(sim, SIM_PREFILL), fault);
+        break;
+    case SIM_KILL_DECODE:
+        kill(sim, some_node(sim, SIM_DECODE), fault);
+        break;
+    case SIM_PAUSE:
+        n = some_node(sim, -1);
+        if (n < 0)
+            return;
+        if (sim->now_us < sim->nodes[n].paused_until_us)
+            return;
+        sim->nodes[n].paused_until_us = sim->now_us + sim_below(&sim->random, 3000000);
+        sim->coverage->faults[fault]++;
+        sim_say(sim, n, "pauses until %.3f s", (double)sim->nodes[n].paused_until_us / 1e6);
+        break;
+    case SIM_CUT_ATTACH:
+        cut(sim, false);
+        break;
+    case SIM_CUT_LINK:
+        cut(sim, true);
+        break;
+    case SIM_DRAIN:
+        n = some_node(sim, 1 + (int)sim_below(&sim->random, 2));
+        if (n < 0)
+            return;
+        sim->coverage->faults[fault]++;
+        sim_say(sim, n, "drains");
+        if (sim->nodes[n].prefill)
+            bt_prefill_core_drain(sim->nodes[n].prefill, sim->now_us);
+        else
+            bt_decode_core_drain(sim->nodes[n].decode, sim->now_us);
+        sim_drain_actions(sim, n);
+        break;
+    case SIM_FLUSH:
+        n = some_node(sim, SIM_ROUTER);
+        if (n < 0)
+            return;
+        sim->coverage->faults[fault]++;
+        bt_router_core_flush(sim->nodes[n].router, sim->now_us);
+        sim_drain_actions(sim, n);
+        break;
+    default:
+        sim_lie(sim, fault);
+    }
+}
+
+/* ---- events ---- */
+
+static void on_tick(struct sim *sim, int n) {
+    struct sim_node *node = &sim->nodes[n];
+    if (node->role == SIM_ROUTER)
+        bt_router_core_tick(node->router, sim->now_us);
+    else if (node->role == SIM_PREFILL)
+        bt_prefill_core_tick(node->prefill, sim->now_us);
+    else
+        bt_decode_core_tick(node->decode, sim->now_us);
+    sim_drain_actions(sim, n);
+    sim_push(sim, sim->now_us + 50000, SIM_ON_TICK, n, 0, 0, NULL);
+}
+
+static void on_engine(struct sim *sim, const struct sim_event *event) {
+    int n = event->node;
+    struct sim_node *node = &sim->nodes[n];
+    if (event->type == SIM_ON_LAYER) {
+        sim_engine_layer(node, event->a);
+        if (node->prefill && node->step->n_sums)
+            bt_prefill_core_layer_done(node->prefill, sim->now_us, event->a);
+    } else {
+        bool nonfinite = sim->enabled[SIM_NONFINITE] && sim->now_us < sim->calm_us &&
+                         sim_chance(&sim->random, 10);
+        sim_engine_results(node, &sim->random, nonfinite);
+        node->step = NULL;
+        if (nonfinite)
+            sim->coverage->faults[SIM_NONFINITE]++;
+        if (node->prefill)
+            bt_prefill_core_step_done(node->prefill, sim->now_us);
+        else
+            bt_decode_core_step_done(node->decode, sim->now_us);
+    }
+    sim_drain_actions(sim, n);
+}
+
+/* The node that must be awake for the event, -1: none. */
+static int awake_for(const struct sim *sim, const struct sim_event *event) {
+    switch (event->type) {
+    case SIM_ON_MESSAGE:
+    case SIM_ON_CLOSED:
+    case SIM_ON_LINK_UP:
+    case SIM_ON_LINK_MESSAGE:
+    case SIM_ON_LINK_DOWN:
+        return sim->conns[event->a].used ? sim->conns[event->a].node[event->b & 1] : -1;
+    case SIM_ON_FRAME:
+        return sim->conns[event->a].used ? sim->conns[event->a].node[1] : -1;
+    case SIM_ON_CANCEL:
+    case SIM_ON_ARRIVE:
+        return sim->clients[event->a].router;
+    default:
+        return event->node;
+    }
+}
+
+/* When the event can happen: not while its node is paused or the network between is cut. */
+static uint64_t possible_at(const struct sim *sim, const struct sim_event *event) {
+    uint64_t at = sim->now_us;
+    int n = awake_for(sim, event);
+    if (n >= 0 && sim->nodes[n].up && sim->nodes[n].paused_until_us > at)
+        at = sim->nodes[n].paused_until_us;
+    bool crosses = event->type == SIM_ON_MESSAGE || event->type == SIM_ON_LINK_MESSAGE ||
+                   event->type == SIM_ON_FRAME || event->type == SIM_ON_LINK_UP ||
+                   (event->type == SIM_ON_CLOSED && !(event->b & 2));
+    if (crosses && sim->conns[event->a].used) {
+        uint64_t until = sim_cut_until(sim, &sim->conns[event->a]);
+        if (until > at)
+            at = until;
+    }
+    return at;
+}
+
+static void handle(struct sim *sim, const struct sim_event *event) {
+    switch (event->type) {
+    case SIM_ON_TICK:
+        on_tick(sim, event->node);
+        break;
+    case SIM_ON_ARRIVE:
+        sim_on_arrive(sim, event->a);
+        break;
+    case SIM_ON_CANCEL:
+        sim_on_cancel(sim, event->a);
+        break;
+    case SIM_ON_DIAL:
+        sim_on_dial(sim, event);
+        break;
+    case SIM_ON_MESSAGE:
+        sim_on_message(sim, event);
+        break;
+    case SIM_ON_CLOSED:
+        sim_on_closed(sim, event);
+        break;
+    case SIM_ON_LAYER:
+    case SIM_ON_STEP:
+        on_engine(sim, event);
+        break;
+    case SIM_ON_LINK_DIAL:
+        sim_on_link_dial(sim, event);
+        break;
+    case SIM_ON_LINK_UP:
+        sim_on_link_up(sim, event);
+        break;
+    case SIM_ON_LINK_MESSAGE:
+        sim_on_link_message(sim, event);
+        break;
+    case SIM_ON_FRAME_READ:
+        sim_on_frame_read(sim, event);
+        break;
+    case SIM_ON_FRAME:
+        sim_on_frame(sim, event);
+        break;
+    case SIM_ON_LAND:
+        sim_on_land(sim, event);
+        break;
+    case SIM_ON_LINK_DOWN:
+        sim_on_link_down(sim, event);
+        break;
+    case SIM_ON_FAULT:
+        on_fault(sim, (enum sim_fault)event->a);
+        break;
+    case SIM_ON_RESTART:
+        if (sim->nodes[event->node].up) /* it has drained and leaves */
+            sim_kill_node(sim, event->node);
+        sim_start_node(sim, event->node);
+        break;
+    }
+}
+
+/* What must be left when everything has ended: free and cached pages, nothing else. */
+static void check_rest(struct sim *sim) {
+    sim_check_clients(sim);
+    for (int n = 0; n < sim->n_nodes; n++) {
+        const struct sim_node *node = &sim->nodes[n];
+        struct bt_census census;
+        if (node->role == SIM_ROUTER) {
+            const struct bt_router_counters *counters = bt_router_core_counters(node->router);
+            if (counters->live || counters->tokens_stored)
+                sim_fail(sim, "nothing is left", "%s still has %llu requests, %llu tokens",
+                         node->name, (unsigned long long)counters->live,
+                         (unsigned long long)counters->tokens_stored);
+            continue;
+        }
+        if (node->role == SIM_PREFILL)
+            bt_prefill_core_census(node->prefill, &census);
+        else
+            bt_decode_core_census(node->decode, &census);
+        if (census.free + census.cached != census.total)
+            sim_fail(sim, "nothing is left",
+                     "%s: %u free + %u cached of %u pages (%u reserved, %u filling, %u armed, %u "
+                     "landed, %u live, %u quarantined)",
+                     node->name, census.free, census.cached, census.total, census.reserved,
+                     census.filling, census.armed, census.landed, census.live, census.quarantined);
+    }
+}
+
+static bool all_up(const struct sim *sim) {
+    for (int n = 0; n < sim->n_nodes; n++)
+        if (!sim->nodes[n].up)
+            return false;
+    return true;
+}
+
+static void finish(struct sim *sim) {
+    for (int n = 0; n < sim->n_nodes; n++)
+        if (sim->nodes[n].up)
+            sim_gather(sim, n);
+    while (sim->n_heap)
+        free(take(sim).data);
+    for (int n = 0; n < sim->n_nodes; n++) {
+        bt_router_core_destroy(sim->nodes[n].router);
+        bt_prefill_core_destroy(sim->nodes[n].prefill);
+        bt_decode_core_destroy(sim->nodes[n].decode);
+        free(sim->nodes[n].contents);
+    }
+    free(sim->heap);
+}
+
+bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_coverage *coverage,
+             char failure[512]) {
+    struct sim *sim = calloc(1, sizeof *sim);
+    if (!sim)
+        abort();
+    sim->seed = seed;
+    sim->options = options;
+    sim->coverage = coverage;
+    sim->random.state = sim_mix(seed, 1);
+    sim->now_us = 1000000;
+    build(sim);
+    uint64_t settled_us = 0; /* when everything had ended */
+    while (sim->n_heap && !sim->failure[0]) {
+        struct sim_event event = take(sim);
+        if (event.at_us > sim->now_us)
+            sim->now_us = event.at_us;
+        bool stale = event.node >= 0 && event.born != sim->nodes[event.node].born;
+        if (is_of_conn(event.type) && !sim_concerns(sim, &event, event.a))
+            stale = true;
+        uint64_t at = stale ? sim->now_us : possible_at(sim, &event);
+        if (!stale && at > sim->now_us) {
+            event.at_us = at;
+            insert(sim, event);
+            continue;
+        }
+        bool dead = event.node >= 0 && !sim->nodes[event.node].up && event.type != SIM_ON_RESTART;
+        if (!stale && !dead) {
+            handle(sim, &event);
+            sim->n_events++;
+        }
+        free(event.data);
+        bool ended = sim->now_us > sim->calm_us && all_up(sim) && sim_all_ended(sim);
+        if (ended && !settled_us)
+            settled_us = sim->now_us;
+        /* Leases of lost routers last 3 s. */
+        if ((settled_us && sim->now_us > settled_us + 8 * SIM_S) || sim->now_us > 150 * SIM_S)
+            break;
+    }
+    if (!sim->failure[0])
+        check_rest(sim);
+    coverage->n_requests += (uint64_t)sim->n_clients;
+    coverage->n_events += sim->n_events;
+    finish(sim);
+    snprintf(failure, 512, "%s", sim->failure);
+    bool ok = !sim->failure[0];
+    free(sim);
+    return ok;
+}
