@@ -169,10 +169,9 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
         return bt_fail(err, BT_E_INVALID, "request %llu attempt %u is here already",
                        (unsigned long long)work->key.request, work->key.attempt);
     uint32_t max_context = ledger->config.join.max_context;
-    if (work->n_tokens > max_context || work->n_prompt > work->n_tokens ||
-        work->sampling.max_tokens > max_context - work->n_prompt)
-        return bt_fail(err, BT_E_INVALID, "prompt %u + max_tokens %u exceed the context of %u",
-                       work->n_prompt, work->sampling.max_tokens, max_context);
+    if (work->n_tokens > max_context)
+        return bt_fail(err, BT_E_INVALID, "%u tokens exceed the context of %u", work->n_tokens,
+                       max_context);
     struct bt_job *job = take_free(ledger);
     if (!job)
         return bt_fail(err, BT_E_FULL, "all %u jobs are in use", ledger->config.max_jobs);
