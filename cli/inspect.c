@@ -248,7 +248,8 @@ int bt_inspect_main(int argc, char **argv) {
         print_weights(&totals);
         print_costs(&shape, &totals);
     } else {
-        fprintf(stderr, "baton inspect: %s\n", err.text);
+        fprintf(stderr, "baton inspect: %s%s%s\n", gguf ? words[0] : "", gguf ? ": " : "",
+                err.text);
     }
     bt_gguf_close(gguf);
     return status == BT_OK ? 0 : EXIT_REFUSED;

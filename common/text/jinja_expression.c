@@ -47,7 +47,7 @@ static bt_status none_node(struct bt_jparser *p, struct bt_jnode **out) {
 static bt_status string_node(struct bt_jparser *p, struct bt_slice text, struct bt_jnode **out) {
     struct bt_jstring *string = bt_arena_take(p->arena, sizeof *string);
     if (!string)
-        return bt_fail(p->err, BT_E_NO_MEMORY, "no memory for a chat template");
+        return bt_jparse_fail(p, BT_E_NO_MEMORY, "no memory for a chat template");
     *string = (struct bt_jstring){.data = text.data, .n_bytes = text.n_bytes};
     BT_TRY(bt_jparse_node(p, BT_JNODE_CONST, out));
     (*out)->value = (struct bt_jvalue){.kind = BT_J_STRING, .string = string};
@@ -62,7 +62,7 @@ static bt_status strings(struct bt_jparser *p, struct bt_jnode **out) {
         n += p->at->text.n_bytes;
     char *text = bt_arena_take(p->arena, n);
     if (!text)
-        return bt_fail(p->err, BT_E_NO_MEMORY, "no memory for a chat template");
+        return bt_jparse_fail(p, BT_E_NO_MEMORY, "no memory for a chat template");
     n = 0;
     for (const struct bt_jtoken *token = first; token < p->at; token++) {
         memcpy(text + n, token->text.data, token->text.n_bytes);

@@ -13,8 +13,11 @@ struct bt_jparser {
     int n_loops;
 };
 
-bt_status bt_jparse_fail(struct bt_jparser *p, bt_status status, const char *format, ...)
+/* Writes "chat template line N: ..." into p->err. */
+void bt_jparse_explain(const struct bt_jparser *p, bt_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same, and is `status`: a constant, so that every reader sees that it is a failure. */
+#define bt_jparse_fail(p, status, ...) (bt_jparse_explain((p), (status), __VA_ARGS__), (status))
 bt_status bt_jparse_node(struct bt_jparser *p, enum bt_jnode_kind kind, struct bt_jnode **out);
 bt_status bt_jparse_enter(struct bt_jparser *p);
 bool bt_jparse_is(const struct bt_jparser *p, const char *operator_or_name);

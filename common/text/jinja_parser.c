@@ -7,19 +7,19 @@
 
 #include "common/text/jinja_parse.h"
 
-bt_status bt_jparse_fail(struct bt_jparser *p, bt_status status, const char *format, ...) {
+void bt_jparse_explain(const struct bt_jparser *p, bt_status status, const char *format, ...) {
     char text[BT_ERROR_TEXT_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return bt_fail(p->err, status, "chat template line %u: %s", p->at->line, text);
+    (void)bt_fail(p->err, status, "chat template line %u: %s", p->at->line, text);
 }
 
 bt_status bt_jparse_node(struct bt_jparser *p, enum bt_jnode_kind kind, struct bt_jnode **out) {
     struct bt_jnode *node = bt_arena_take(p->arena, sizeof *node);
     if (!node)
-        return bt_fail(p->err, BT_E_NO_MEMORY, "no memory for a chat template");
+        return bt_jparse_fail(p, BT_E_NO_MEMORY, "no memory for a chat template");
     node->kind = kind;
     node->line = p->at->line;
     node->height = 1;
@@ -257,7 +257,7 @@ static bt_status statements(struct bt_jparser *p, const char *const *ends, struc
             BT_TRY(bt_jparse_node(p, BT_JNODE_TEXT, &node));
             struct bt_jstring *string = bt_arena_take(p->arena, sizeof *string);
             if (!string)
-                return bt_fail(p->err, BT_E_NO_MEMORY, "no memory for a chat template");
+                return bt_jparse_fail(p, BT_E_NO_MEMORY, "no memory for a chat template");
             *string = (struct bt_jstring){.data = p->at->text.data, .n_bytes = p->at->text.n_bytes};
             node->value = (struct bt_jvalue){.kind = BT_J_STRING, .string = string};
             p->at++;

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "common/base/assert.h"
 #include "common/text/utf8.h"
 
 struct bt_jstring bt_jstring_part(const struct bt_jstring *s, size_t start, size_t end) {
@@ -24,6 +25,7 @@ bool bt_jstring_find(const struct bt_jstring *s, const struct bt_jstring *what, 
         *place = at;
         return true;
     }
+    BT_ASSERT(s->data);
     const char *found = memmem(s->data + at, s->n_bytes - at, what->data, what->n_bytes);
     if (found)
         *place = (size_t)(found - s->data);
@@ -176,7 +178,7 @@ static bool next_separator(const struct bt_jstring *s, const struct bt_jstring *
         *place += start;
         return true;
     }
-    for (size_t at = part.n_bytes; at >= sep->n_bytes; at--) {
+    for (size_t at = part.n_bytes; part.data && at >= sep->n_bytes; at--) {
         if (!memcmp(part.data + at - sep->n_bytes, sep->data, sep->n_bytes)) {
             *place = start + at - sep->n_bytes;
             return true;
@@ -293,6 +295,7 @@ bt_status bt_jbuffer_add(struct bt_jinja *j, struct bt_jbuffer *b, const struct 
         return BT_OK;
     if (!s->mask)
         return bt_jbuffer_add_bytes(j, b, s->data, s->n_bytes, s->tainted);
+    BT_ASSERT(s->data);
     BT_TRY(grow(j, b, s->n_bytes));
     memcpy(b->data + b->n_bytes, s->data, s->n_bytes);
     memcpy(b->mask + b->n_bytes, s->mask, s->n_bytes);
@@ -306,6 +309,7 @@ bt_status bt_jbuffer_add_bytes(struct bt_jinja *j, struct bt_jbuffer *b, const c
                                size_t n_bytes, bool tainted) {
     if (!n_bytes)
         return BT_OK;
+    BT_ASSERT(bytes);
     BT_TRY(grow(j, b, n_bytes));
     memcpy(b->data + b->n_bytes, bytes, n_bytes);
     memset(b->mask + b->n_bytes, tainted, n_bytes);

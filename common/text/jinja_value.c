@@ -9,26 +9,18 @@
 #include "common/text/jinja_string.h"
 #include "common/text/utf8.h"
 
-bt_status bt_jinja_fail(struct bt_jinja *j, bt_status status, const char *format, ...) {
+void bt_jinja_explain(const struct bt_jinja *j, bt_status status, const char *format, ...) {
     char text[BT_ERROR_TEXT_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return bt_fail(j->err, status, "chat template line %u: %s", j->line, text);
+    (void)bt_fail(j->err, status, "chat template line %u: %s", j->line, text);
 }
 
 bt_status bt_jinja_spend(struct bt_jinja *j, size_t steps) {
     if (steps > INT32_MAX || (j->steps_left -= (int64_t)steps) < 0)
         return bt_jinja_fail(j, BT_E_TOO_LARGE, "the conversation needs more work than is allowed");
-    return BT_OK;
-}
-
-bt_status bt_jinja_take(struct bt_jinja *j, size_t n_bytes, void **out) {
-    *out = bt_arena_take(&j->arena, n_bytes);
-    if (!*out)
-        return bt_jinja_fail(j, BT_E_TOO_LARGE, "rendering needs more than %zu MiB of memory",
-                             j->arena.limit >> 20);
     return BT_OK;
 }
 

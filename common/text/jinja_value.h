@@ -110,13 +110,21 @@ struct bt_jbuffer {
     bool has_trusted, has_tainted;
 };
 
-/* Fails the rendering with "chat template line N: ...". */
-bt_status bt_jinja_fail(struct bt_jinja *j, bt_status status, const char *format, ...)
+/* Writes "chat template line N: ..." into j->err. */
+void bt_jinja_explain(const struct bt_jinja *j, bt_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same, and is `status`: a constant, so that every reader sees that it is a failure. */
+#define bt_jinja_fail(j, status, ...) (bt_jinja_explain((j), (status), __VA_ARGS__), (status))
 /* Counts work against the bound; BT_E_TOO_LARGE past it. */
 bt_status bt_jinja_spend(struct bt_jinja *j, size_t steps);
 /* Arena memory, or BT_E_TOO_LARGE and NULL. */
-bt_status bt_jinja_take(struct bt_jinja *j, size_t n_bytes, void **out);
+static inline bt_status bt_jinja_take(struct bt_jinja *j, size_t n_bytes, void **out) {
+    *out = bt_arena_take(&j->arena, n_bytes);
+    if (!*out)
+        return bt_jinja_fail(j, BT_E_TOO_LARGE, "rendering needs more than %zu MiB of memory",
+                             j->arena.limit >> 20);
+    return BT_OK;
+}
 
 /* Making values. */
 struct bt_jvalue bt_jvalue_bool(bool value);
