@@ -309,7 +309,9 @@ static const struct {
 };
 
 enum bt_request_event bt_lifecycle_event_of_end(enum bt_end end, bool from_p) {
-    BT_ASSERT(end > 0 && end < BT_END_COUNT);
+    /* The wire lets no other value through; one would be a worker's error like any other. */
+    if (end <= 0 || end >= BT_END_COUNT)
+        end = BT_END_INTERNAL;
     return from_p ? ends[end].p : ends[end].d;
 }
 

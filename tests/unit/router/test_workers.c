@@ -1,6 +1,8 @@
 /* Workers come, fall silent, die, come back: joining, liveness, Resume, Peers, heartbeats. */
 #include "harness.h"
 
+#include "router/worker_table.h"
+
 enum { P = 0, D = 1 };
 
 static struct harness *start(void) {
@@ -10,7 +12,14 @@ static struct harness *start(void) {
     return h;
 }
 
+/* Counts of all cores of this program, pair by pair. */
+static uint64_t reached[BT_WORKER_PAIRS];
+
 static void finish(struct harness *h) {
+    uint32_t n = 0;
+    const uint32_t *counts = bt_router_core_coverage(h->core, &n);
+    for (uint32_t i = 0; i < BT_WORKER_PAIRS; i++)
+        reached[i] += counts[n - BT_WORKER_PAIRS + i];
     harness_fini(h);
     free(h);
 }
@@ -29,6 +38,13 @@ static void try_join(struct harness *h, uint32_t slot, const struct bt_msg *msg)
     bt_router_core_worker_opened(h->core, h->now_us, slot);
     drain(h);
     say(h, slot, msg);
+}
+
+/* The sentence of a Refused, or "". */
+static const char *refusal(struct harness *h, uint32_t slot, bool *final) {
+    const struct sent *s = sent_to(h, slot, BT_MSG_REFUSED);
+    *final = s && s->msg.refused.final;
+    return s ? s->msg.refused.reason : "";
 }
 
 static void test_join_is_answered_in_order(void **state) {
@@ -69,36 +85,32 @@ static void test_workers_that_do_not_fit_are_refused_by_name(void **state) {
     struct harness *h = start();
     attach(h, D, "d0", 20, BT_ROLE_DECODE);
     struct bt_msg msg = join_of("d1", 30, BT_ROLE_DECODE);
-    const struct sent *refused;
+    bool final;
 
     msg.join.fingerprint.head_dim = 128;
     try_join(h, 2, &msg);
-    refused = sent_to(h, 2, BT_MSG_REFUSED);
-    assert_non_null(
-        strstr(refused->msg.refused.reason, "head_dim differs: ours is 64, theirs is 128"));
-    assert_true(refused->msg.refused.final);
+    assert_non_null(strstr(refusal(h, 2, &final), "head_dim differs: ours is 64, theirs is 128"));
+    assert_true(final);
     assert_int_equal(h->n_closed, 1);
     stream_end(h, 2);
 
     msg = join_of("d1", 30, BT_ROLE_DECODE);
     msg.join.text_hash = 6;
     try_join(h, 2, &msg);
-    refused = sent_to(h, 2, BT_MSG_REFUSED);
-    assert_non_null(strstr(refused->msg.refused.reason, "text_hash"));
+    assert_non_null(strstr(refusal(h, 2, &final), "text_hash"));
     stream_end(h, 2);
 
     msg = join_of("d1", 30, BT_ROLE_DECODE);
     msg.join.protocol_min = msg.join.protocol_max = 2;
     try_join(h, 2, &msg);
-    refused = sent_to(h, 2, BT_MSG_REFUSED);
-    assert_non_null(strstr(refused->msg.refused.reason, "protocol 2 to 2"));
-    assert_true(refused->msg.refused.final);
+    assert_non_null(strstr(refusal(h, 2, &final), "protocol 2 to 2"));
+    assert_true(final);
     stream_end(h, 2);
 
     msg = join_of("d1", 30, BT_ROLE_DECODE);
     msg.join.link_address[0] = 0;
     try_join(h, 2, &msg);
-    assert_non_null(strstr(sent_to(h, 2, BT_MSG_REFUSED)->msg.refused.reason, "link address"));
+    assert_non_null(strstr(refusal(h, 2, &final), "link address"));
     stream_end(h, 2);
 
     /* A range that holds ours is fine. */
@@ -125,8 +137,9 @@ static void test_a_name_belongs_to_the_one_that_talks(void **state) {
     attach(h, D, "d0", 20, BT_ROLE_DECODE);
     struct bt_msg other = join_of("d0", 21, BT_ROLE_DECODE);
     try_join(h, 2, &other);
-    assert_false(sent_to(h, 2, BT_MSG_REFUSED)->msg.refused.final);
-    assert_non_null(strstr(sent_to(h, 2, BT_MSG_REFUSED)->msg.refused.reason, "d0 is taken"));
+    bool final;
+    assert_non_null(strstr(refusal(h, 2, &final), "d0 is taken"));
+    assert_false(final);
     stream_end(h, 2);
     /* The first one is silent: it is suspect, and the newcomer is its restart. */
     pass(h, 800, NULL, 0);
@@ -323,7 +336,9 @@ static void test_the_table_has_its_bound(void **state) {
     }
     struct bt_msg msg = join_of("one more", 1, BT_ROLE_DECODE);
     try_join(h, 100, &msg);
-    assert_false(sent_to(h, 100, BT_MSG_REFUSED)->msg.refused.final);
+    bool final;
+    assert_non_null(strstr(refusal(h, 100, &final), "64 workers"));
+    assert_false(final);
     /* All leave: another model may come. */
     for (uint32_t i = 0; i < BT_MAX_WORKERS; i++)
         stream_end(h, i);
@@ -353,6 +368,67 @@ static void test_too_many_rows_close_the_stream(void **state) {
     finish(h);
 }
 
+static void test_a_suspect_that_hangs_up_may_come_back(void **state) {
+    (void)state;
+    struct harness *h = start();
+    attach(h, D, "d0", 20, BT_ROLE_DECODE);
+    pass(h, 800, NULL, 0);
+    stream_end(h, D);
+    assert_int_equal(state_of(h, "d0"), BT_WORKER_DETACHED);
+    attach(h, 2, "d0", 20, BT_ROLE_DECODE);
+    assert_int_equal(state_of(h, "d0"), BT_WORKER_UP);
+    assert_int_equal(bt_router_core_counters(h->core)->deaths, 0);
+    finish(h);
+}
+
+static void test_a_dead_worker_is_cleaned_up_in_slices(void **state) {
+    (void)state;
+    struct harness *h = calloc(1, sizeof *h);
+    struct bt_router_config config = small_config();
+    config.max_requests = config.max_queued = 2000;
+    config.disaggregate = BT_DISAGGREGATE_NEVER;
+    harness_init(h, &config);
+    struct bt_msg big = join_of("d0", 20, BT_ROLE_DECODE);
+    big.join.max_seqs = 2000;
+    big.join.census = (struct bt_census){.total = 100000, .free = 100000};
+    bt_router_core_worker_opened(h->core, h->now_us, D);
+    say(h, D, &big);
+    for (int i = 0; i < 1500; i++) {
+        submit(h, 10, 4);
+        clear(h);
+    }
+    struct bt_worker_view view;
+    assert_true(bt_router_core_worker(h->core, h->now_us, 0, &view));
+    assert_int_equal(view.requests, 1500);
+    stream_end(h, D);
+    h->now_us += 300000;
+    uint64_t left = 1500;
+    for (int i = 0; i < 3; i++) {
+        assert_true(bt_router_core_next_tick_us(h->core) <= h->now_us);
+        bt_router_core_tick(h->core, h->now_us);
+        drain(h);
+        left = left > 512 ? left - 512 : 0;
+        assert_int_equal(bt_router_core_counters(h->core)->queued, 1500 - left);
+    }
+    assert_false(bt_router_core_worker(h->core, h->now_us, 0, &view));
+    assert_int_equal(bt_router_core_counters(h->core)->moved_death, 1500);
+    finish(h);
+}
+
+/* Runs last. */
+static void test_every_handled_pair_was_reached(void **state) {
+    (void)state;
+    struct bt_pair_view pair;
+    for (uint32_t i = 0; i < BT_WORKER_PAIRS; i++) {
+        bt_worker_pair(i, &pair);
+        assert_string_equal(pair.machine, "worker");
+        if (pair.kind == BT_PAIR_HANDLED && !reached[i])
+            fail_msg("not reached: %s x %s", pair.state, pair.event);
+        if (pair.kind == BT_PAIR_IMPOSSIBLE)
+            assert_int_equal(reached[i], 0);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_join_is_answered_in_order),
@@ -367,6 +443,9 @@ int main(void) {
         cmocka_unit_test(test_prefill_workers_resume_too),
         cmocka_unit_test(test_the_table_has_its_bound),
         cmocka_unit_test(test_too_many_rows_close_the_stream),
+        cmocka_unit_test(test_a_suspect_that_hangs_up_may_come_back),
+        cmocka_unit_test(test_a_dead_worker_is_cleaned_up_in_slices),
+        cmocka_unit_test(test_every_handled_pair_was_reached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
