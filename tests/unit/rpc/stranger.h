@@ -29,10 +29,11 @@ static inline void stranger_start(struct stranger *s, const char *address, const
     grpc_channel_credentials *plain = grpc_insecure_credentials_create();
     s->channel = grpc_channel_create(address, plain, NULL);
     grpc_channel_credentials_release(plain);
+    grpc_slice path = grpc_slice_from_copied_string(method);
     s->call = grpc_channel_create_call(
-        s->channel, NULL, GRPC_PROPAGATE_DEFAULTS, s->queue, grpc_slice_from_copied_string(method),
-        NULL, gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(20, GPR_TIMESPAN)),
-        NULL);
+        s->channel, NULL, GRPC_PROPAGATE_DEFAULTS, s->queue, path, NULL,
+        gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_seconds(20, GPR_TIMESPAN)), NULL);
+    grpc_slice_unref(path);
     grpc_metadata_array_init(&s->metadata);
     grpc_metadata_array_init(&s->trailing);
     s->detail = grpc_empty_slice();
