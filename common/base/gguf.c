@@ -423,10 +423,11 @@ bt_status bt_gguf_open(const char *path, struct bt_gguf **out, struct bt_error *
     close(fd);
     BT_TRY(status);
     struct bt_gguf *g = NULL;
-    status = bt_gguf_open_memory(bytes, n_bytes, &g, err);
+    struct bt_error why;
+    status = bt_gguf_open_memory(bytes, n_bytes, &g, &why);
     if (status < 0) {
         munmap((void *)(uintptr_t)bytes, n_bytes);
-        return status;
+        return bt_fail(err, status, "%.100s: %.140s", path, why.text);
     }
     g->mapped = true;
     *out = g;
