@@ -16,11 +16,14 @@ _Static_assert((int)BT_PAGE_TOKENS == (int)BT_KERNELS_PAGE_TOKENS,
                "pages of cache and kernels are the same");
 
 enum {
-    BLOCK_ROWS_MAX = 32, /* a block's activations stay in a core's L2 */
-    BLOCK_ROWS_MIN = 16, /* fewer rows for each thread: cut by columns instead */
+    BLOCK_ROWS_MAX = 24,  /* small enough for even shares; a block's activations stay in L2 */
+    BLOCK_ROWS_UNIT = 12, /* of larger blocks: the kernels' best groups of rows (12, 6, 4) fit */
+    BLOCK_ROWS_MIN = 16,  /* fewer rows for each thread: cut by columns instead */
     PARTS_PER_THREAD = 4,
     ROWS_PER_TASK = 4, /* of phases that go row by row, where rows are few */
 };
+
+_Static_assert((int)BLOCK_ROWS_UNIT % (int)BT_KERNELS_ROWS == 0, "blocks start where kernels may");
 
 /* Rows [first, end) of x, and part `part` of `n_parts` of every matrix's columns. */
 struct span {
@@ -414,7 +417,8 @@ static uint32_t choose_blocks(struct bt_forward *f) {
     uint32_t rounds =
         (f->n_rows + f->n_threads * BLOCK_ROWS_MAX - 1) / (f->n_threads * BLOCK_ROWS_MAX);
     uint32_t rows = (f->n_rows + f->n_threads * rounds - 1) / (f->n_threads * rounds);
-    f->block_rows = (rows + BT_KERNELS_ROWS - 1) / BT_KERNELS_ROWS * BT_KERNELS_ROWS;
+    uint32_t unit = rounds > 1 ? BLOCK_ROWS_UNIT : BT_KERNELS_ROWS;
+    f->block_rows = (rows + unit - 1) / unit * unit;
     return (f->n_rows + f->block_rows - 1) / f->block_rows;
 }
 
