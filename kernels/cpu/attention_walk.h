@@ -20,6 +20,7 @@ enum {
 struct piece {
     const uint8_t *k[PIECE_PAGES]; /* this head's K in each page; NULL outside page_first .. end */
     const uint8_t *v[PIECE_PAGES];
+    const uint8_t *ahead[PIECE_PAGES]; /* K of the next piece, or of this one: worth prefetching */
     uint32_t page_first, page_end;
     uint32_t n_rows, head_dim;
     uint32_t low[WALK_ROWS_MAX],
@@ -83,6 +84,7 @@ static inline void walk_prepare_q(struct walk *w, uint32_t at, uint32_t n_rows) 
 /* Cuts the visible range of each row to this piece; 0 if no row sees any of it. */
 static inline int walk_cut(const struct walk *w, uint32_t piece_i, uint32_t at, struct piece *p) {
     uint32_t start = piece_i * PIECE, low = PIECE, high = 0;
+    uint32_t n_pages = (walk_high(w->args, w->first + w->n - 1) + PAGE - 1) / PAGE;
     for (uint32_t r = 0; r < p->n_rows; r++) {
         uint32_t from = walk_low(w->args, w->first + at + r);
         uint32_t to = walk_high(w->args, w->first + at + r);
@@ -104,6 +106,10 @@ static inline int walk_cut(const struct walk *w, uint32_t piece_i, uint32_t at, 
         p->k[i] =
             (const uint8_t *)w->args->pages[piece_i * PIECE_PAGES + i] + w->args->kv_head * bytes;
         p->v[i] = p->k[i] + bytes / 2;
+        p->ahead[i] = p->k[i];
+        if ((piece_i + 1) * PIECE_PAGES + i < n_pages)
+            p->ahead[i] = (const uint8_t *)w->args->pages[(piece_i + 1) * PIECE_PAGES + i] +
+                          w->args->kv_head * bytes;
     }
     return 1;
 }

@@ -8,7 +8,7 @@
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
 
-enum { PREFETCH_BYTES = 2560, ROWS_OF_A_SWEEP = 96 };
+enum { ROWS_OF_A_SWEEP = 96 };
 
 /* One tile, one block of up to 4 rows; sums go to acc[row][output]. */
 struct tile_job {
@@ -68,9 +68,6 @@ ALWAYS_INLINE void half_int8(struct tile_job *job, enum bt_pack pack, const int 
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
     for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x++) {
         __m256i dot[ROWS];
-        if (half == 0)
-            for (size_t line = 0; line < bytes; line += 64)
-                _mm_prefetch((const char *)(w + PREFETCH_BYTES + line), _MM_HINT_T0);
         if (pack == BT_PACK_Q8_0)
             dot_q8(w + half * 32, x, dot, R);
         else

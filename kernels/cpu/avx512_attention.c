@@ -6,7 +6,12 @@
 #include "kernels/cpu/avx512_math.h"
 #include "kernels/cpu/compiler.h"
 
-enum { ROWS_MAX = 6 };
+enum {
+    ROWS_MAX = 6,
+    /* With so few rows K and V come from memory: V is fetched while K is read, and the next piece's
+     * K while V is. */
+    PREFETCH_ROWS = 4
+};
 
 /* Scores, then e, of each row; one vector is one page. */
 typedef __m512 scores[ROWS_MAX][PIECE_PAGES];
@@ -27,6 +32,8 @@ ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, con
     for (uint32_t d = 0; d < p->head_dim / 2; d++, q += R)
         UNROLL for (int u = 0; u < U; u++) {
             __m512bh k = (__m512bh)_mm512_loadu_si512(p->k[page + (uint32_t)u] + (size_t)d * 64);
+            if (R <= PREFETCH_ROWS)
+                _mm_prefetch((const char *)p->v[page + (uint32_t)u] + (size_t)d * 64, _MM_HINT_T1);
             UNROLL for (int r = 0; r < R; r++) acc[u][r] =
                 _mm512_dpbf16_ps(acc[u][r], k, (__m512bh)_mm512_set1_epi32((int)q[r]));
         }
@@ -76,6 +83,8 @@ ALWAYS_INLINE void values_bf16(struct piece *p, const uint32_t *probabilities, u
         for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 4, pair += R)
             UNROLL for (int j = 0; j < J; j++) {
                 __m512bh values = (__m512bh)_mm512_loadu_si512(v + j * 64);
+                if (R <= PREFETCH_ROWS)
+                    _mm_prefetch((const char *)p->ahead[i] + (v - p->v[i]) + j * 64, _MM_HINT_T1);
                 UNROLL for (int r = 0; r < R; r++) acc[r][j] =
                     _mm512_dpbf16_ps(acc[r][j], values, (__m512bh)_mm512_set1_epi32((int)pair[r]));
             }

@@ -9,7 +9,7 @@
 #include "kernels/cpu/portable.h"
 
 /* Rows of one call, in blocks of 4: 12 accumulators of dots, 12 of sums, the rest for weights. */
-enum { ROWS_MAX = 12, PREFETCH_BYTES = 2560, ROWS_OF_A_SWEEP = 96 };
+enum { ROWS_MAX = 12, ROWS_OF_A_SWEEP = 96 };
 
 /* One tile: 16 outputs of up to 12 rows. */
 struct tile_job {
@@ -54,9 +54,6 @@ ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, cons
         __m512i dot[ROWS_MAX];
         UNROLL for (int b = 0; b < (R + 3) / 4; b++) block[b] =
             (const struct int8_group *)(const void *)(x + (size_t)b * job->row_block);
-        if (R <= 4)
-            for (size_t line = 0; line < bytes; line += 64)
-                _mm_prefetch((const char *)(w + PREFETCH_BYTES + line), _MM_HINT_T0);
         UNROLL for (int r = 0; r < R; r++) dot[r] =
             pack == BT_PACK_Q8_0 ? _mm512_set1_epi32(block[r / 4]->offset[r % 4])
                                  : _mm512_setzero_si512();
@@ -97,8 +94,6 @@ ALWAYS_INLINE void tile_bf16(const struct tile_job *job, const int R) {
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t k = 0; k < job->n_in / 2; k++, w += 64, x += ROWS * 4) {
         __m512bh pair = (__m512bh)_mm512_loadu_si512(w);
-        if (R <= 4)
-            _mm_prefetch((const char *)(w + PREFETCH_BYTES), _MM_HINT_T0);
         UNROLL for (int r = 0; r < R; r++) {
             int32_t q;
             memcpy(&q, x + (size_t)(r / 4) * job->row_block + r % 4 * 4, 4);
@@ -137,8 +132,6 @@ ALWAYS_INLINE void tile_f32(const struct tile_job *job, const int R) {
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t k = 0; k < job->n_in; k++, w += 64, x += ROWS * 4) {
         __m512 weights = _mm512_loadu_ps(w);
-        if (R <= 4)
-            _mm_prefetch((const char *)(w + PREFETCH_BYTES), _MM_HINT_T0);
         UNROLL for (int r = 0; r < R; r++) {
             float v;
             memcpy(&v, x + (size_t)(r / 4) * job->row_block + r % 4 * 4, 4);
