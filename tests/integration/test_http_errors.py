@@ -199,8 +199,8 @@ def test_no_worker(baton, tiny, logs):
 
 
 def test_full(baton, tiny, logs):
-    """Past the queue's bound: 429 at once, with Retry-After; waiting too long: 504."""
-    with front(baton, tiny, logs, ["--full"], ["--max-queued", 2, "--queue-ms", 1500]) as cluster:
+    """Past the bound: 429 at once, with Retry-After; waiting too long: 504."""
+    with front(baton, tiny, logs, ["--full"], ["--max-requests", 2, "--queue-ms", 1500]) as cluster:
         socks = [connect(cluster) for _ in range(2)]
         for sock in socks:
             sock.sendall(post(stream_body()))

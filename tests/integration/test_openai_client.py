@@ -9,7 +9,8 @@ from front import front, start_mock
 
 @pytest.fixture(scope="module")
 def server(baton, tiny, tmp_path_factory):
-    with front(baton, tiny, tmp_path_factory.mktemp("logs"), router_args=["--served-model-name", "tiny"]) as cluster:
+    with front(baton, tiny, tmp_path_factory.mktemp("logs"), ["--by-index", "--interval-us", 1000],
+               ["--served-model-name", "tiny"]) as cluster:
         yield cluster
 
 
