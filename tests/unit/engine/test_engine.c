@@ -18,9 +18,9 @@
 
 enum { N_ROWS = 40, N_PAGES = 8, N_LAYERS = 2 };
 
-/* ---- Counts what is allocated: these stand before the C library's ---- */
+/* ---- Counts what is allocated, and lets one fail: these stand before the C library's ---- */
 
-static _Atomic uint64_t n_allocations;
+static _Atomic uint64_t n_allocations, failing_allocation; /* the latter 0: none fails */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define COUNTS_ALLOCATIONS 0
@@ -37,20 +37,26 @@ static _Atomic uint64_t n_allocations;
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t n, size_t bytes);
 void *__libc_realloc(void *memory, size_t bytes);
+void *__libc_memalign(size_t alignment, size_t bytes);
+
+static bool fails(void) {
+    return ++n_allocations == failing_allocation;
+}
 
 void *malloc(size_t bytes) {
-    n_allocations++;
-    return __libc_malloc(bytes);
+    return fails() ? NULL : __libc_malloc(bytes);
 }
 
 void *calloc(size_t n, size_t bytes) {
-    n_allocations++;
-    return __libc_calloc(n, bytes);
+    return fails() ? NULL : __libc_calloc(n, bytes);
 }
 
 void *realloc(void *memory, size_t bytes) {
-    n_allocations++;
-    return __libc_realloc(memory, bytes);
+    return fails() ? NULL : __libc_realloc(memory, bytes);
+}
+
+void *aligned_alloc(size_t alignment, size_t bytes) {
+    return fails() ? NULL : __libc_memalign(alignment, bytes);
 }
 #endif
 
@@ -199,6 +205,34 @@ static void test_a_step_takes_no_memory(void **state) {
     bt_engine_destroy(engine);
 }
 
+/* Each allocation of create fails once; all but the last such attempt must be refused, in order. */
+static void test_create_survives_each_failed_allocation(void **state) {
+    (void)state;
+    if (!COUNTS_ALLOCATIONS) {
+        print_message("not run: a sanitizer owns malloc\n");
+        skip();
+    }
+    struct bt_engine_params params = standard();
+    uint32_t n_refused = 0;
+    for (uint64_t n = 1;; n++) {
+        struct bt_engine *engine = NULL;
+        struct bt_error err = {0};
+        failing_allocation = n_allocations + n;
+        bt_status status = bt_engine_create(&params, &engine, &err);
+        bool reached = n_allocations >= failing_allocation;
+        failing_allocation = 0;
+        bt_engine_destroy(engine);
+        if (!reached)
+            break;
+        if (status < 0) {
+            assert_true(bt_status_is_process(status));
+            assert_true(err.text[0] != 0);
+            n_refused++;
+        }
+    }
+    assert_true(n_refused > 10);
+}
+
 static void test_destroy_waits_for_the_step(void **state) {
     (void)state;
     struct bt_engine_params params = standard();
@@ -306,6 +340,7 @@ int main(void) {
         cmocka_unit_test(test_layers_and_sums_come_before_the_result),
         cmocka_unit_test(test_a_page_that_is_taken_anew_has_a_clean_tail),
         cmocka_unit_test(test_a_step_takes_no_memory),
+        cmocka_unit_test(test_create_survives_each_failed_allocation),
         cmocka_unit_test(test_destroy_waits_for_the_step),
         cmocka_unit_test(test_info_says_what_was_loaded),
         cmocka_unit_test(test_what_cannot_be_is_refused),
