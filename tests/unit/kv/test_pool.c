@@ -312,7 +312,7 @@ static void test_changes_are_told_or_known_to_be_lost(void **state) {
     (void)state;
     struct bt_kv_pool *pool = make_pool(20);
     struct seq a, b;
-    struct bt_kv_change change;
+    struct bt_kv_change change = {0};
     assert_int_equal(bt_kv_pool_next_change(pool, &change), BT_AGAIN);
     run_seq(pool, &a, "abcdefghij");
     for (uint32_t i = 0; i < 10; i++) {
