@@ -207,10 +207,7 @@ static void on_reserved(struct bt_router_core *core, uint32_t i,
     bt_core_attempt_close_d(core, req);
     /* A D that takes its word back has lost the attempt like any other end of its part. */
     bool first = state == BT_REQUEST_RESERVING || state == BT_REQUEST_ASKING;
-    enum bt_request_event event = cause.end == BT_END_INVALID ? BT_LIFE_D_FATAL
-                                  : first                     ? BT_LIFE_REFUSED
-                                                              : BT_LIFE_D_FAILED;
-    bt_lifecycle_event(core, req, event, cause);
+    bt_lifecycle_event(core, req, first ? BT_LIFE_REFUSED : BT_LIFE_D_FAILED, cause);
 }
 
 static void note_report(struct bt_router_core *core, struct bt_request *req,
@@ -247,11 +244,13 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
         worker->status.draining = true; /* its Status will say the same */
     if (ended->reason == BT_END_FULL || ended->reason == BT_END_PREEMPTED)
         worker->full_until_us = core->now_us + FULL_AVOID_MS * 1000ull;
+    if (!from_p && ended->reason != BT_END_UNKNOWN)
+        bt_lifecycle_imply_reserved(core, req);
     if (from_p)
         bt_core_attempt_close_p(core, req);
     else
         bt_core_attempt_close_d(core, req);
-    bt_lifecycle_event(core, req, bt_lifecycle_event_of_end(ended->reason, from_p),
+    bt_lifecycle_event(core, req, bt_lifecycle_event_of_end(req->state, ended->reason, from_p),
                        (struct bt_life_cause){.end = ended->reason});
 }
 

@@ -110,6 +110,10 @@ static void d_token(struct bt_router_core *core, struct bt_request *req,
  */
 static void d_lost(struct bt_router_core *core, struct bt_request *req,
                    struct bt_life_cause cause) {
+    if (cause.end == BT_END_INVALID) { /* so it says, whoever computed */
+        end_fatal(core, req, cause);
+        return;
+    }
     enum bt_end end = cause.end;
     enum bt_loss loss = bt_core_attempt_loss_of(end);
     bool asked = req->state == BT_REQUEST_ASKING;
@@ -173,7 +177,6 @@ struct pair {
 #define EVERY_RUNNING_STATE                                                          \
     [BT_LIFE_DEADLINE] = DOES(end_deadline), [BT_LIFE_CANCEL] = DOES(end_cancelled), \
     [BT_LIFE_STOP] = DOES(end_stopped), [BT_LIFE_D_FAILED] = DOES(d_lost),           \
-    [BT_LIFE_D_MOVED] = DOES(d_lost), [BT_LIFE_D_FATAL] = DOES(end_fatal),           \
     [BT_LIFE_D_DEAD] = DOES(d_dead)
 
 #define RESUME_SAYS_IT [BT_LIFE_D_ATTACHED] = IGNORED("its row in Resume says all that D must know")
@@ -199,7 +202,6 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 [BT_LIFE_RESERVED] = DOES(accepted),
                 [BT_LIFE_REFUSED] = DOES(d_lost),
                 [BT_LIFE_P_TOKEN] = DOES(p_token), /* P's stream was faster than D's */
-                [BT_LIFE_D_TOKEN] = DOES(d_token), /* D's answer was lost with its stream */
                 [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
                 [BT_LIFE_P_FAILED] = DOES(ask),
                 [BT_LIFE_P_FATAL] = DOES(end_fatal),
@@ -210,6 +212,8 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 EVERY_RUNNING_STATE,
                 RESUME_SAYS_IT,
                 NOBODY_ASKED,
+                [BT_LIFE_D_MOVED] = DOES(d_lost),
+                [BT_LIFE_D_FATAL] = DOES(end_fatal),
                 [BT_LIFE_RESERVED] = IGNORED("D said so before"),
                 [BT_LIFE_P_TOKEN] = DOES(p_token),
                 [BT_LIFE_D_TOKEN] = DOES(d_token),
@@ -223,24 +227,25 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 EVERY_RUNNING_STATE,
                 RESUME_SAYS_IT,
                 NOBODY_ASKED,
+                [BT_LIFE_D_MOVED] = DOES(d_lost),
                 [BT_LIFE_RESERVED] = IGNORED("P's token said so before"),
                 [BT_LIFE_P_TOKEN] = IGNORED("a copy sent again after Resume"),
                 [BT_LIFE_D_TOKEN] = DOES(d_token),
                 [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
                 [BT_LIFE_P_FAILED] = DOES(ask),
-                [BT_LIFE_P_FATAL] = DOES(end_fatal),
                 [BT_LIFE_P_DEAD] = DOES(p_dead),
             },
         [BT_REQUEST_STREAMING] =
             {
                 EVERY_RUNNING_STATE,
                 RESUME_SAYS_IT,
+                [BT_LIFE_D_MOVED] = DOES(d_lost),
+                [BT_LIFE_D_FATAL] = DOES(end_fatal),
                 [BT_LIFE_RESERVED] = IGNORED("D's tokens said so before"),
                 [BT_LIFE_P_TOKEN] = IGNORED("D has the cache; the fence drops the copy"),
                 [BT_LIFE_D_TOKEN] = IGNORED("the stream goes on: only the fence is asked"),
                 [BT_LIFE_P_HANDED] = IGNORED("D has the cache: P's part was done"),
                 [BT_LIFE_P_FAILED] = IGNORED("D has the cache: P is not needed"),
-                [BT_LIFE_P_FATAL] = IGNORED("D has the cache: P is not needed"),
                 [BT_LIFE_P_DEAD] = IGNORED("D has the cache: P is not needed"),
                 [BT_LIFE_D_LIVE] = IGNORED("its tokens were faster than its answer"),
             },
@@ -249,6 +254,7 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 EVERY_RUNNING_STATE,
                 [BT_LIFE_RESERVED] = IGNORED("D answers Reserve first; the question is on its way"),
                 [BT_LIFE_REFUSED] = DOES(d_lost),
+                [BT_LIFE_D_MOVED] = DOES(d_lost),
                 [BT_LIFE_D_TOKEN] = DOES(d_token), /* committed before P was gone */
                 [BT_LIFE_D_LIVE] = DOES(committed),
                 [BT_LIFE_D_ATTACHED] = DOES(ask_again),
@@ -308,11 +314,26 @@ static const struct {
     [BT_END_INTERNAL] = {"worker's internal error", BT_LIFE_P_FAILED, BT_LIFE_D_FAILED},
 };
 
-enum bt_request_event bt_lifecycle_event_of_end(enum bt_end end, bool from_p) {
+enum bt_request_event bt_lifecycle_event_of_end(enum bt_request_state state, enum bt_end end,
+                                                bool from_p) {
     /* The wire lets no other value through; one would be a worker's error like any other. */
     if (end <= 0 || end >= BT_END_COUNT)
         end = BT_END_INTERNAL;
-    return from_p ? ends[end].p : ends[end].d;
+    enum bt_request_event event = from_p ? ends[end].p : ends[end].d;
+    /* A fatal end is believed of the worker that computes: P before its token, D where it prefills
+     * or decodes. Another attempt will find out about the others. */
+    if (event == BT_LIFE_P_FATAL && state != BT_REQUEST_RESERVING && state != BT_REQUEST_PREFILLING)
+        return BT_LIFE_P_FAILED;
+    if (event == BT_LIFE_D_FATAL && state != BT_REQUEST_PREFILLING && state != BT_REQUEST_STREAMING)
+        return BT_LIFE_D_FAILED;
+    return event;
+}
+
+void bt_lifecycle_imply_reserved(struct bt_router_core *core, struct bt_request *req) {
+    if (req->state != BT_REQUEST_RESERVING)
+        return;
+    bt_core_attempt_answered(core, req, true);
+    bt_lifecycle_event(core, req, BT_LIFE_RESERVED, (struct bt_life_cause){0});
 }
 
 const char *bt_lifecycle_end_name(enum bt_end end) {
@@ -371,6 +392,8 @@ void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
         core->counters.tokens_stale++;
         return;
     }
+    if (from_d)
+        bt_lifecycle_imply_reserved(core, req);
     bt_lifecycle_event(core, req, from_p ? BT_LIFE_P_TOKEN : BT_LIFE_D_TOKEN,
                        (struct bt_life_cause){0});
     req->was_placed = true;

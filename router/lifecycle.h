@@ -23,7 +23,7 @@ enum bt_request_event {
     BT_LIFE_RESERVED,
     BT_LIFE_REFUSED,  /* D has no room for it */
     BT_LIFE_P_TOKEN,  /* any copy of this attempt's first token from P */
-    BT_LIFE_D_TOKEN,  /* any token from D */
+    BT_LIFE_D_TOKEN,  /* any token from D; it has answered Reserve */
     BT_LIFE_P_HANDED, /* P: D committed */
     BT_LIFE_P_FAILED, /* P's part ended otherwise, another attempt may do better */
     BT_LIFE_P_FATAL,  /* P's part ended for a reason that every attempt will meet */
@@ -50,7 +50,10 @@ void bt_lifecycle_event(struct bt_router_core *core, struct bt_request *req,
 void bt_lifecycle_pair(uint32_t i, struct bt_pair_view *out);
 
 /* What a worker's Ended means for a request that is live: one row per reason. */
-enum bt_request_event bt_lifecycle_event_of_end(enum bt_end end, bool from_p);
+enum bt_request_event bt_lifecycle_event_of_end(enum bt_request_state state, enum bt_end end,
+                                                bool from_p);
+/* D speaks of a part whose Reserve it has not answered: its answer is implied. */
+void bt_lifecycle_imply_reserved(struct bt_router_core *core, struct bt_request *req);
 const char *bt_lifecycle_end_name(enum bt_end end);
 
 /* One row of a worker's tokens: gate, fence, client. */

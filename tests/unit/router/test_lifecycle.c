@@ -51,7 +51,10 @@ static void check_end(enum bt_request_state from, enum bt_end end, bool from_p) 
     struct harness *h = start();
     struct bt_request *req = bring_to(h, from);
     ended(h, from_p ? P : D, key_of(req), end);
-    bool fatal = end == BT_END_NONFINITE || end == BT_END_INVALID;
+    bool computes = from_p ? from <= BT_REQUEST_PREFILLING
+                           : from <= BT_REQUEST_PREFILLING || from == BT_REQUEST_STREAMING;
+    bool fatal =
+        (computes && end == BT_END_NONFINITE) || (end == BT_END_INVALID && (computes || !from_p));
     if (from_p && (end == BT_END_HANDED || from == BT_REQUEST_STREAMING)) {
         /* D has the cache, or will say so itself. */
         assert_int_equal(req->state, from);
@@ -193,6 +196,12 @@ static void test_unasked_words_change_nothing(void **state) {
         assert_int_equal(sent_to(h, 2, BT_MSG_RESUME)->n_rows, 1);
         finish(h);
     }
+    /* It can never run there: no other attempt. */
+    struct harness *never = start();
+    struct bt_request *too_long = bring_to(never, BT_REQUEST_RESERVING);
+    reserved(never, D, key_of(too_long), false, BT_END_INVALID);
+    assert_int_equal(never->ends[0].status, BT_E_TOO_LARGE);
+    finish(never);
     /* D takes its word back: the attempt is lost. */
     struct harness *h = start();
     struct bt_request *req = bring_to(h, BT_REQUEST_PREFILLING);
