@@ -205,7 +205,8 @@ struct sim {
     enum bt_disaggregate disaggregate;
     bool faulty; /* this seed has faults */
     bool enabled[SIM_FAULT_COUNT];
-    bool split; /* links carry bulk beside control: bytes land later than their header */
+    bool split;        /* links carry bulk beside control: bytes land later than their header */
+    bool long_answers; /* and small pools: sequences must be preempted */
     uint32_t page_bytes;
     uint32_t slow_percent; /* of messages */
     uint64_t calm_us;      /* no faults after this */

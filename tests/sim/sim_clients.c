@@ -10,7 +10,8 @@ void sim_make_clients(struct sim *sim) {
         struct sim_client *client = &sim->clients[c];
         uint32_t family = sim_below(random, 3);
         client->router = (int)sim_below(random, (uint32_t)sim->n_routers);
-        client->n_prompt = 1 + sim_below(random, sim_chance(random, 60) ? 40 : 90);
+        client->n_prompt =
+            1 + sim_below(random, sim->long_answers || sim_chance(random, 60) ? 40 : 90);
         uint32_t shared = sim_below(random, client->n_prompt + 1);
         for (uint32_t i = 0; i < client->n_prompt; i++)
             client->prompt[i] = (int32_t)(i < shared ? sim_mix(family, i) % SIM_VOCAB
@@ -20,8 +21,10 @@ void sim_make_clients(struct sim *sim) {
             .top_p = 1,
             .repetition_penalty = 1,
             .seed = sim_next(random),
-            .max_tokens = 1 + sim_below(random, sim_chance(random, 70) ? 20 : 70),
-            .ignore_eos = sim_chance(random, 50),
+            .max_tokens = 1 + sim_below(random, sim->long_answers        ? 150
+                                                : sim_chance(random, 70) ? 20
+                                                                         : 70),
+            .ignore_eos = sim_chance(random, sim->long_answers ? 90 : 50),
             .want_hash = sim_chance(random, 50),
         };
         client->sampling.min_tokens = sim_below(random, client->sampling.max_tokens + 1);

@@ -319,6 +319,8 @@ void sim_on_frame(struct sim *sim, const struct sim_event *event) {
     }
     conn->n_landing++;
     uint64_t at = sim->now_us + 10 + sim_below(&sim->random, 8000);
+    if (sim_chance(&sim->random, 5))
+        at += sim_below(&sim->random, 400000);
     if (at <= conn->last_land_us) /* receives of one link end in order */
         at = conn->last_land_us + 1;
     conn->last_land_us = at;

@@ -237,7 +237,6 @@ static void say_msg(struct sim *sim, int n, uint32_t slot, const struct bt_msg *
 
 /* The oldest sequence always finishes: whoever was preempted, an older one is still there. */
 static void check_preempted(struct sim *sim, struct sim_node *d, const struct bt_msg_ended *end) {
-    sim->coverage->n_preempted++;
     const struct bt_decode_core *core = d->decode;
     const struct bt_job *victim = NULL;
     for (uint32_t i = 0; i < core->n_seqs; i++) {
@@ -246,16 +245,27 @@ static void check_preempted(struct sim *sim, struct sim_node *d, const struct bt
             job->key.attempt == end->key.attempt && job->ended)
             victim = job;
     }
+    sim->coverage->n_preempted += victim && victim->ended_us == sim->now_us;
     for (uint32_t i = 0; victim && i < core->n_seqs; i++) {
         const struct bt_decode_seq *seq = &core->seqs[i];
         if (seq->state != BT_DECODE_FREE && seq->job != victim &&
             seq->job->arrived_us <= victim->arrived_us)
             return;
     }
-    if (victim && core->n_active)
-        sim_fail(sim, "the oldest sequence always finishes",
-                 "%s preempted request %llu, older than all others there", d->name,
-                 (unsigned long long)end->key.request);
+    if (!victim || !core->n_active || victim->ended_us != sim->now_us) /* told again, later */
+        return;
+    for (uint32_t i = 0; i < core->n_seqs; i++) {
+        const struct bt_decode_seq *seq = &core->seqs[i];
+        if (seq->state != BT_DECODE_FREE)
+            sim_say(sim, (int)(d - sim->nodes),
+                    "has %llu.%u state %d, %u pages %u reserved gain %u, arrived %.6f",
+                    (unsigned long long)seq->job->key.request, seq->job->key.attempt,
+                    (int)seq->state, seq->hold.n_pages, seq->hold.n_reserved,
+                    bt_kv_hold_gain(core->pool, &seq->hold), (double)seq->job->arrived_us / 1e6);
+    }
+    sim_fail(sim, "the oldest sequence always finishes",
+             "%s preempted request %llu, older than all others there (arrived %.6f)", d->name,
+             (unsigned long long)end->key.request, (double)victim->arrived_us / 1e6);
 }
 
 /* A committed attempt is not thrown away because its prefill worker has gone. */

@@ -117,6 +117,8 @@ static void add_nodes(struct sim *sim, enum sim_role role, int count, char lette
         node->index = i;
         snprintf(node->name, sizeof node->name, "%c%d", letter, i);
         node->n_pages = 8 + sim_below(&sim->random, role == SIM_PREFILL ? 12 : 24);
+        if (sim->long_answers)
+            node->n_pages = 12 + sim_below(&sim->random, 6);
     }
 }
 
@@ -148,6 +150,7 @@ static void build(struct sim *sim) {
     sim->disaggregate = mode < 6   ? BT_DISAGGREGATE_ALWAYS
                         : mode < 9 ? BT_DISAGGREGATE_AUTO
                                    : BT_DISAGGREGATE_NEVER;
+    sim->long_answers = sim_chance(random, 30);
     sim->split = sim_chance(random, 40);
     sim->page_bytes = sim_chance(random, 20) ? 3 * BT_KV_FRAME_BYTES / 2 : 4096;
     sim->slow_percent = sim_chance(random, 50) ? 2 : 15;
