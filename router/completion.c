@@ -176,11 +176,12 @@ void bt_completion_free_ended(struct bt_shell *shell) {
 
 void bt_completion_free_all(struct bt_shell *shell) {
     shell->ended = shell->stopping = NULL;
-    while (shell->completions) {
-        struct bt_completion *c = shell->completions;
-        unlink_completion(c);
+    for (struct bt_completion *c = shell->completions, *next; c; c = next) {
+        next = c->next;
         free_completion(c);
     }
+    shell->completions = NULL;
+    shell->n_completions = 0;
 }
 
 /* ---- arrival ---- */

@@ -383,7 +383,7 @@ static int listen_on(const struct bt_http_server_config *config, struct bt_error
 }
 
 static void name_address(struct bt_http_server *server, int fd) {
-    struct sockaddr_storage bound;
+    struct sockaddr_storage bound = {0};
     socklen_t n = sizeof bound;
     struct bt_address address = {.port = server->config.port};
     if (getsockname(fd, (struct sockaddr *)&bound, &n) == 0) {
@@ -457,11 +457,11 @@ size_t bt_http_server_calls(const struct bt_http_server *server) {
 void bt_http_server_destroy(struct bt_http_server *server) {
     if (!server)
         return;
-    while (server->calls) {
-        /* evhttp_free frees the requests of its connections itself. */
-        evhttp_connection_set_closecb(server->calls->connection, NULL, NULL);
-        unkeep(server->calls);
-        end_call(server->calls);
+    for (struct bt_http_call *call = server->calls, *next; call; call = next) {
+        next = call->next;
+        /* unkeep: evhttp_free frees the requests of its connections itself. */
+        unkeep(call);
+        free(call);
     }
     if (server->http)
         evhttp_free(server->http);
