@@ -174,11 +174,11 @@ static void put_ended(struct build *b, const struct bt_msg_ended *ended) {
 
 static bool put_peers(struct build *b, const struct bt_msg_peers *peers) {
     struct row {
-        Baton__V1__Peer *pointer, peer;
+        Baton__V1__Peer peer;
         Baton__V1__Id id;
     };
     size_t n = peers->n_peers;
-    Baton__V1__Peer **pointers = b->list = malloc(n * (sizeof *pointers + sizeof(struct row)) + 1);
+    Baton__V1__Peer **pointers = b->list = malloc(n * (sizeof(void *) + sizeof(struct row)) + 1);
     if (!pointers)
         return false;
     struct row *rows = (struct row *)(pointers + n);
@@ -203,7 +203,7 @@ static bool put_resume(struct build *b, const struct bt_msg_resume *resume) {
     };
     size_t n = resume->n_rows;
     Baton__V1__ResumeRow **pointers = b->list =
-        malloc(n * (sizeof *pointers + sizeof(struct row)) + 1);
+        malloc(n * (sizeof(void *) + sizeof(struct row)) + 1);
     if (!pointers)
         return false;
     struct row *rows = (struct row *)(pointers + n);
