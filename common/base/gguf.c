@@ -115,7 +115,7 @@ static uint32_t *index_slot(const struct name_index *index, const void *elements
             return slot;
         const struct bt_gguf_string *other =
             (const void *)((const uint8_t *)elements + (*slot - 1) * stride);
-        if (other->n_bytes == name.n_bytes && !memcmp(other->text, name.text, name.n_bytes))
+        if (other->n_bytes == name.n_bytes && memcmp(other->text, name.text, name.n_bytes) == 0)
             return slot;
     }
 }
@@ -124,7 +124,7 @@ _Static_assert(offsetof(struct bt_gguf_key, name) == 0, "index_slot reads the na
 _Static_assert(offsetof(struct bt_gguf_tensor, name) == 0, "index_slot reads the name there");
 
 bool bt_gguf_string_is(struct bt_gguf_string s, const char *text) {
-    return s.n_bytes == strlen(text) && !memcmp(s.text, text, s.n_bytes);
+    return s.n_bytes == strlen(text) && memcmp(s.text, text, s.n_bytes) == 0;
 }
 
 /* ---- Reading ---- */
@@ -158,7 +158,7 @@ static bt_status read_u64(struct cursor *c, const char *what, uint64_t *out, str
 
 static bt_status read_string(struct cursor *c, const char *what, uint64_t max,
                              struct bt_gguf_string *out, struct bt_error *err) {
-    uint64_t n;
+    uint64_t n = 0;
     BT_TRY(read_u64(c, what, &n, err));
     if (n > max)
         return bt_fail(err, BT_E_INVALID, "%s at byte %zu has %llu bytes, limit %llu", what,
@@ -186,8 +186,8 @@ static bt_status read_name(struct cursor *c, const char *what, struct bt_gguf_st
 
 static bt_status read_array(struct cursor *c, const struct bt_gguf_key *key,
                             struct bt_gguf_array *out, struct bt_error *err) {
-    uint32_t type;
-    uint64_t n;
+    uint32_t type = 0;
+    uint64_t n = 0;
     BT_TRY(read_u32(c, "the element type of an array", &type, err));
     BT_TRY(read_u64(c, "the length of an array", &n, err));
     if (type >= N_VALUE_TYPES)
@@ -221,7 +221,7 @@ static bt_status read_array(struct cursor *c, const struct bt_gguf_key *key,
 }
 
 static bt_status read_key(struct cursor *c, struct bt_gguf_key *key, struct bt_error *err) {
-    uint32_t type;
+    uint32_t type = 0;
     BT_TRY(read_name(c, "a key's name", &key->name, err));
     BT_TRY(read_u32(c, "a key's type", &type, err));
     if (type >= N_VALUE_TYPES)
@@ -280,9 +280,9 @@ static bt_status read_tensor(struct cursor *c, struct bt_gguf_tensor *t, uint64_
 }
 
 static bt_status read_header(struct cursor *c, struct bt_gguf *g, struct bt_error *err) {
-    uint32_t version;
-    uint64_t n_tensors, n_keys;
-    if (left(c) < 4 || memcmp(c->bytes, "GGUF", 4))
+    uint32_t version = 0;
+    uint64_t n_tensors = 0, n_keys = 0;
+    if (left(c) < 4 || memcmp(c->bytes, "GGUF", 4) != 0)
         return bt_fail(err, BT_E_INVALID, "the file does not begin with \"GGUF\"");
     c->at = 4;
     BT_TRY(read_u32(c, "the version", &version, err));
@@ -429,6 +429,7 @@ bt_status bt_gguf_open(const char *path, struct bt_gguf **out, struct bt_error *
         munmap((void *)(uintptr_t)bytes, n_bytes);
         return bt_fail(err, status, "%.100s: %.140s", path, why.text);
     }
+    BT_ASSERT(g);
     g->mapped = true;
     *out = g;
     return BT_OK;

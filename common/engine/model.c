@@ -54,7 +54,7 @@ static bool is_known_key(struct bt_gguf_string name) {
 static bt_status refuse_unknown_keys(const struct bt_gguf *gguf, struct bt_error *err) {
     for (uint32_t i = 0; i < bt_gguf_n_keys(gguf); i++) {
         struct bt_gguf_string name = bt_gguf_key_at(gguf, i)->name;
-        if (name.n_bytes > 6 && !memcmp(name.text, "llama.", 6) && !is_known_key(name))
+        if (name.n_bytes > 6 && memcmp(name.text, "llama.", 6) == 0 && !is_known_key(name))
             return bt_fail(err, BT_E_UNSUPPORTED, "the model sets %.*s, which is not supported",
                            (int)(name.n_bytes < 96 ? name.n_bytes : 96), name.text);
     }
