@@ -12,7 +12,6 @@
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <unistd.h>
-#include <arpa/inet.h>
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
 #include <event2/event.h>
@@ -386,17 +385,14 @@ static void name_address(struct bt_http_server *server, int fd) {
     struct sockaddr_storage bound = {0};
     socklen_t n = sizeof bound;
     struct bt_address address = {.port = server->config.port};
-    if (getsockname(fd, (struct sockaddr *)&bound, &n) == 0) {
-        if (bound.ss_family == AF_INET6) {
-            struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)&bound;
-            inet_ntop(AF_INET6, &v6->sin6_addr, address.host, sizeof address.host);
-            address.port = ntohs(v6->sin6_port);
-        } else {
-            struct sockaddr_in *v4 = (struct sockaddr_in *)&bound;
-            inet_ntop(AF_INET, &v4->sin_addr, address.host, sizeof address.host);
-            address.port = ntohs(v4->sin_port);
-        }
-    }
+    char port[8] = "";
+    /* What cannot be named (it is bound, so it can) is shown as it was asked for. */
+    if (getsockname(fd, (struct sockaddr *)&bound, &n) != 0 ||
+        getnameinfo((struct sockaddr *)&bound, n, address.host, sizeof address.host, port,
+                    sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        snprintf(address.host, sizeof address.host, "%.60s", server->config.host);
+    else
+        address.port = (uint16_t)strtoul(port, NULL, 10);
     bt_address_format(&address, server->address);
 }
 
