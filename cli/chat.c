@@ -133,6 +133,34 @@ static void print_record(const json_t *record) {
     printf("\n  verdict: %s\n", verdict ? verdict : "none");
 }
 
+/* Takes the record out of {"requests": [{...}]}. */
+static bool on_record(void *arg, const char *line, size_t length) {
+    struct chat *chat = arg;
+    json_t *root = json_loadb(line, length, 0, NULL);
+    json_t *record = json_array_get(json_object_get(root, "requests"), 0);
+    if (record) {
+        json_decref(chat->record);
+        chat->record = json_incref(record);
+    }
+    json_decref(root);
+    return true;
+}
+
+/* The stream's last event leaves the router before the workers' last reports have come in, so the
+ * record is asked for once more; where that fails, what the event had is shown. */
+static void complete_record(struct chat *chat) {
+    const char *id = json_string_value(json_object_get(chat->record, "id"));
+    char path[128];
+    struct bt_http_answer answer;
+    struct bt_error err;
+    if (!id)
+        return;
+    snprintf(path, sizeof path, "/debug/requests?id=%.64s", id);
+    const struct bt_http_request request = {.path = path};
+    if (bt_http_client_request(chat->client, &request, on_record, chat, &answer, &err) < 0)
+        fprintf(stderr, "chat: %s\n", err.text);
+}
+
 static void print_times(struct chat *chat) {
     printf("\n\n%s", chat->color ? "\033[2m" : "");
     qsort(chat->gaps_ms, chat->n_gaps, sizeof *chat->gaps_ms, by_size);
@@ -145,6 +173,7 @@ static void print_times(struct chat *chat) {
                sum > 0 ? (double)chat->n_gaps * 1e3 / sum : 0);
     }
     printf("\n");
+    complete_record(chat);
     if (chat->record)
         print_record(chat->record);
     else

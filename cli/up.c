@@ -371,6 +371,7 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
     }
     if (status == BT_DONE)
         return 0;
+    unsetenv("BATON_CONFIG"); /* the file has options of this command, not of the children's */
     if (!up->threads) {
         uint32_t share = cpus() / (up->n_prefill + up->n_decode);
         up->threads = share ? share : 1;
