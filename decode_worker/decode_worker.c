@@ -17,6 +17,7 @@ struct worker {
     struct bt_kv_links *links;
     char address[BT_ADDRESS_BYTES]; /* where prefill workers dial */
     uint64_t ticked_us;
+    uint64_t n_breaches; /* of links, told to the core */
     bool was_ready;
 };
 
@@ -144,6 +145,8 @@ static void turn(void *arg) {
         on_router_event(worker, bt_worker_now_us(), &router_event);
         drain_actions(worker);
     }
+    for (; worker->n_breaches < worker->ops->breaches(worker->links); worker->n_breaches++)
+        bt_decode_core_link_refused(worker->core);
     if (worker->host.n_signals)
         bt_decode_core_drain(worker->core, bt_worker_now_us());
     uint64_t now_us = bt_worker_now_us();

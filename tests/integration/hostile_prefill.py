@@ -89,6 +89,7 @@ def learn_join(baton, model, log_dir, args=()):
 
     class Router(registry_grpc.RegistryServicer):
         def Attach(self, messages, context):
+            context.send_initial_metadata((("baton-attached", "1"),))  # then the worker joins
             for message in messages:
                 for item in message.items:
                     if item.WhichOneof("item") == "join":
