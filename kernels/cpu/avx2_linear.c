@@ -155,7 +155,7 @@ ALWAYS_INLINE void tile_f32(struct tile_job *job, const int R) {
         enum { R = 4 };                          \
         CALL;                                    \
     }                                            \
-    static void (*const NAME[])(struct tile_job *) = {NULL, NAME##_1, NAME##_2, NAME##_3, NAME##_4};
+    static void (*const NAME[])(struct tile_job *) = {NAME##_1, NAME##_2, NAME##_3, NAME##_4};
 
 TILE_FUNCTIONS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
 TILE_FUNCTIONS(q4_0_tile, tile_int8(job, BT_PACK_Q4_0, R))
@@ -188,10 +188,10 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(struct tile
         for (uint32_t col = args->col_first; col < args->col_end; col += TILE) {
             job.weights = (const uint8_t *)args->weights + col / TILE * tile;
             for (uint32_t row = first; row < end; row += ROWS) {
-                uint32_t n_rows = end - row < ROWS ? end - row : ROWS;
+                uint32_t more = end - row - 1 < ROWS - 1 ? end - row - 1 : ROWS - 1;
                 job.x = (const uint8_t *)args->x + row / ROWS * block;
-                tiles[n_rows](&job);
-                store_tile(args, &job, row, n_rows, col);
+                tiles[more](&job);
+                store_tile(args, &job, row, more + 1, col);
             }
         }
     }

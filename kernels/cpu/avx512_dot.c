@@ -39,7 +39,10 @@ static uint32_t bf16_pair(float odd, float even) {
 }
 
 static int same(float a, float b) {
-    return memcmp(&a, &b, 4) == 0 || (a != a && b != b);
+    uint32_t a_bits, b_bits;
+    memcpy(&a_bits, &a, 4);
+    memcpy(&b_bits, &b, 4);
+    return a_bits == b_bits || (a != a && b != b);
 }
 
 /* One lane, by the instruction and by its definition in FTZ and DAZ. */

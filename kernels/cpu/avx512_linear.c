@@ -142,57 +142,57 @@ ALWAYS_INLINE void tile_f32(const struct tile_job *job, const int R) {
 }
 
 /* One function for each number of rows, so that each keeps its sums in registers. */
-#define TILE_FUNCTIONS(NAME, CALL)                                              \
-    static void NAME##_1(const struct tile_job *job) {                          \
-        enum { R = 1 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_2(const struct tile_job *job) {                          \
-        enum { R = 2 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_3(const struct tile_job *job) {                          \
-        enum { R = 3 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_4(const struct tile_job *job) {                          \
-        enum { R = 4 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_5(const struct tile_job *job) {                          \
-        enum { R = 5 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_6(const struct tile_job *job) {                          \
-        enum { R = 6 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_7(const struct tile_job *job) {                          \
-        enum { R = 7 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_8(const struct tile_job *job) {                          \
-        enum { R = 8 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_9(const struct tile_job *job) {                          \
-        enum { R = 9 };                                                         \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_10(const struct tile_job *job) {                         \
-        enum { R = 10 };                                                        \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_11(const struct tile_job *job) {                         \
-        enum { R = 11 };                                                        \
-        CALL;                                                                   \
-    }                                                                           \
-    static void NAME##_12(const struct tile_job *job) {                         \
-        enum { R = 12 };                                                        \
-        CALL;                                                                   \
-    }                                                                           \
-    static void (*const NAME[])(const struct tile_job *) = {                    \
-        NULL,     NAME##_1, NAME##_2, NAME##_3,  NAME##_4,  NAME##_5, NAME##_6, \
+#define TILE_FUNCTIONS(NAME, CALL)                                    \
+    static void NAME##_1(const struct tile_job *job) {                \
+        enum { R = 1 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_2(const struct tile_job *job) {                \
+        enum { R = 2 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_3(const struct tile_job *job) {                \
+        enum { R = 3 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_4(const struct tile_job *job) {                \
+        enum { R = 4 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_5(const struct tile_job *job) {                \
+        enum { R = 5 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_6(const struct tile_job *job) {                \
+        enum { R = 6 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_7(const struct tile_job *job) {                \
+        enum { R = 7 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_8(const struct tile_job *job) {                \
+        enum { R = 8 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_9(const struct tile_job *job) {                \
+        enum { R = 9 };                                               \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_10(const struct tile_job *job) {               \
+        enum { R = 10 };                                              \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_11(const struct tile_job *job) {               \
+        enum { R = 11 };                                              \
+        CALL;                                                         \
+    }                                                                 \
+    static void NAME##_12(const struct tile_job *job) {               \
+        enum { R = 12 };                                              \
+        CALL;                                                         \
+    }                                                                 \
+    static void (*const NAME[])(const struct tile_job *) = {          \
+        NAME##_1, NAME##_2, NAME##_3, NAME##_4,  NAME##_5,  NAME##_6, \
         NAME##_7, NAME##_8, NAME##_9, NAME##_10, NAME##_11, NAME##_12};
 
 TILE_FUNCTIONS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
@@ -220,7 +220,7 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(const struc
             for (uint32_t row = first; row < end; row += ROWS_MAX) {
                 job.x = (const uint8_t *)args->x + row / ROWS * block;
                 job.y = args->y + row * args->y_stride + col;
-                tiles[end - row < ROWS_MAX ? end - row : ROWS_MAX](&job);
+                tiles[(end - row < ROWS_MAX ? end - row : ROWS_MAX) - 1](&job);
             }
         }
     }

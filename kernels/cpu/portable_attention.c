@@ -27,11 +27,13 @@ static void scores_f32(const float *k, const float *q, uint32_t head_dim, float 
 /* From scores to e = exp(score - m), m and l; a masked key's e is exactly 0. */
 static void soften(struct piece *p, float e[PIECE]) {
     float m = -__builtin_inff(), lanes[16] = {0};
-    for (uint32_t t = p->low[0]; t < p->high[0]; t++) {
+    uint32_t from = p->page_first * PAGE, to = p->page_end * PAGE;
+    for (uint32_t t = from; t < to; t++) {
         e[t] = e[t] * p->scale;
-        m = e[t] > m ? e[t] : m;
+        if (t >= p->low[0] && t < p->high[0])
+            m = e[t] > m ? e[t] : m;
     }
-    for (uint32_t t = p->page_first * PAGE; t < p->page_end * PAGE; t++) {
+    for (uint32_t t = from; t < to; t++) {
         e[t] = t >= p->low[0] && t < p->high[0] ? exp_f32(e[t] - m) : 0.0f;
         lanes[t % 16] += e[t];
     }
