@@ -35,6 +35,10 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
          .help = "Longest time for one request."},
         {"queue-ms", BT_OPTION_U32, &o->queue_ms, NULL, 1, 86400000, .argument = "MS",
          .help = "Longest wait for a place."},
+        {"prefix-blocks", BT_OPTION_U32, &o->prefix_blocks, "262144", 1024, 1u << 28,
+         .argument = "N",
+         .help = "Blocks of 16 tokens that the router may know to be cached on workers; 16 bytes "
+                 "each."},
         {"debug-requests", BT_OPTION_U32, &o->debug_requests, NULL, 1, 1000000, .argument = "N",
          .help = "Ended requests kept for /debug/requests."},
         {"short-prompt", BT_OPTION_U32, &o->short_prompt_tokens, NULL, 0, 1u << 24, .argument = "N",

@@ -16,6 +16,7 @@ struct bt_router_options {
     uint32_t disaggregate;       /* enum bt_disaggregate */
     uint32_t max_requests, max_queued;
     uint32_t deadline_ms, queue_ms;
+    uint32_t prefix_blocks;  /* known to be cached on workers; rounded up to a power of two */
     uint32_t debug_requests; /* ended requests kept for /debug/requests */
     uint32_t short_prompt_tokens, prefill_backlog_tokens;
     uint32_t max_context;                   /* 0: what the workers say */

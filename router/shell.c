@@ -239,6 +239,8 @@ static bt_status create_core(struct bt_shell *shell, struct bt_error *err) {
     config.short_prompt_tokens = o->short_prompt_tokens;
     config.prefill_backlog_tokens = o->prefill_backlog_tokens;
     config.n_records = o->debug_requests;
+    for (config.prefix_slots = 1; config.prefix_slots < o->prefix_blocks;)
+        config.prefix_slots *= 2;
     config.ttft_target_ms = o->ttft_target_ms;
     config.itl_target_us = o->itl_target_us;
     config.text_hash = shell->text.text_hash;
