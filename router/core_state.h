@@ -25,6 +25,7 @@ enum {
     BT_SEEN_MAX = 1024,             /* ends to confirm to one worker in one message */
     BT_STALL_MS = 500,              /* our own loop stood still: nobody's silence counts */
     BT_DISPATCH_SLICE = 256,        /* requests placed in one event */
+    BT_PASSED_MAX = 8,              /* requests that others may pass in one event */
     BT_CLEANUP_SLICE = 512,         /* requests taken off dead workers in one event */
     BT_TIMER_SLICE = 512,           /* requests whose time has come, in one tick */
     BT_FAILURES_MAX = 5,            /* lost attempts for which nobody has an excuse */

@@ -43,34 +43,55 @@ static void note_pace(struct bt_router_core *core) {
     core->placed_us = core->now_us;
 }
 
+/* Requests that wait for a prefill worker while decode workers have room: those behind them that
+ * need none go first. They take no room that these wait for. */
+struct passed {
+    struct bt_request *reqs[BT_PASSED_MAX];
+    uint32_t n;
+};
+
+/* False when the head must wait, and all behind it. */
+static bool place_head(struct bt_router_core *core, struct bt_request *req, struct passed *passed) {
+    struct bt_placement_choice choice;
+    switch (choose(core, req, &choice)) {
+    case BT_PLACEMENT_FOUND:
+        note_pace(core);
+        bt_lifecycle_event(core, req, BT_LIFE_PLACE, (struct bt_life_cause){.choice = &choice});
+        return true;
+    case BT_PLACEMENT_ASIDE:
+        set_aside(core, req, BT_ASIDE_MS);
+        return true;
+    case BT_PLACEMENT_WAIT_P:
+        if (core->config.disaggregate != BT_DISAGGREGATE_AUTO || passed->n == BT_PASSED_MAX)
+            return false;
+        bt_request_heap_remove(&core->queue, req);
+        passed->reqs[passed->n++] = req;
+        return true;
+    case BT_PLACEMENT_WAIT:
+        break;
+    }
+    return false;
+}
+
 void bt_dispatch_run(struct bt_router_core *core) {
     if (!core->dispatch_due)
         return;
     core->dispatch_due = false;
-    for (int n = 0;; n++) {
-        struct bt_request *req = bt_request_heap_first(&core->queue);
-        if (!req)
-            return;
-        if (n == BT_DISPATCH_SLICE)
+    struct passed passed = {.n = 0};
+    struct bt_request *req;
+    for (int n = 0; (req = bt_request_heap_first(&core->queue)); n++) {
+        if (n == BT_DISPATCH_SLICE) {
+            core->dispatch_due = true;
             break;
+        }
         if (req->retry_due && !budget_has_room(core)) {
             core->counters.retries_held_back += !req->held_back;
             req->held_back = true;
             set_aside(core, req, BT_HOLD_MS);
-            continue;
-        }
-        struct bt_placement_choice choice;
-        switch (choose(core, req, &choice)) {
-        case BT_PLACEMENT_FOUND:
-            note_pace(core);
-            bt_lifecycle_event(core, req, BT_LIFE_PLACE, (struct bt_life_cause){.choice = &choice});
-            break;
-        case BT_PLACEMENT_WAIT:
-            return;
-        case BT_PLACEMENT_ASIDE:
-            set_aside(core, req, BT_ASIDE_MS);
+        } else if (!place_head(core, req, &passed)) {
             break;
         }
     }
-    core->dispatch_due = true;
+    while (passed.n)
+        bt_request_heap_put(&core->queue, passed.reqs[--passed.n]);
 }

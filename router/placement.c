@@ -119,14 +119,17 @@ enum bt_placement_answer bt_placement_choose(const struct bt_worker_table *table
     bt_prefix_table_walk(prefix, bt_block_root(ask->tenant, table->fingerprint_hash), ask->tokens,
                          ask->n_tokens, view.depth);
     int64_t best_score = INT64_MIN;
+    bool waits_for_p = false;
     out->d = BT_NO_WORKER;
     for (uint32_t d = 0; d < BT_MAX_WORKERS; d++) {
         if (!d_has_room(&view, d))
             continue;
         struct p_view p = find_p(&view, d);
         enum bt_placement why = way(&view, d, &p);
-        if (why == BT_PLACE_NONE)
+        if (why == BT_PLACE_NONE) {
+            waits_for_p = true;
             continue;
+        }
         const struct bt_worker *worker = &table->workers[d];
         int64_t score =
             (int64_t)bt_worker_pages_free(worker) + (int64_t)BT_PREFIX_PAGE_WEIGHT * view.depth[d];
@@ -143,5 +146,7 @@ enum bt_placement_answer bt_placement_choose(const struct bt_worker_table *table
             .pages = view.pages > view.depth[d] ? view.pages - view.depth[d] : 0,
             .backlog_tokens = split ? tokens_left(ask->n_tokens, view.depth[p.best]) : 0};
     }
-    return out->d == BT_NO_WORKER ? BT_PLACEMENT_WAIT : BT_PLACEMENT_FOUND;
+    if (out->d != BT_NO_WORKER)
+        return BT_PLACEMENT_FOUND;
+    return waits_for_p ? BT_PLACEMENT_WAIT_P : BT_PLACEMENT_WAIT;
 }

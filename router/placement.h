@@ -39,8 +39,9 @@ struct bt_placement_choice {
 
 enum bt_placement_answer {
     BT_PLACEMENT_FOUND,
-    BT_PLACEMENT_WAIT,  /* no room now: it and all after it wait */
-    BT_PLACEMENT_ASIDE, /* no attached worker can ever hold it: others need not wait for it */
+    BT_PLACEMENT_WAIT,   /* no room now: it and all after it wait */
+    BT_PLACEMENT_WAIT_P, /* only prefill workers are busy: what needs none may pass */
+    BT_PLACEMENT_ASIDE,  /* no attached worker can ever hold it: others need not wait for it */
 };
 
 enum bt_placement_answer bt_placement_choose(const struct bt_worker_table *table,

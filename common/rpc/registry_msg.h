@@ -24,8 +24,8 @@ struct bt_attempt {
     uint32_t attempt; /* 1, 2, ... */
 };
 
-/* How a worker's part of an attempt ended. The router's reaction stands in router/core.c, one
- * table. */
+/* How a worker's part of an attempt ended. The router's reaction stands in router/lifecycle.c,
+ * one table. */
 enum bt_end {
     BT_END_DONE = 1,  /* D: the last token was sent */
     BT_END_HANDED,    /* P: D committed, the pages are D's */

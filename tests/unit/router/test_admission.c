@@ -116,6 +116,34 @@ static void test_full(void **state) {
     finish(h);
 }
 
+static void test_short_prompts_pass_those_that_wait_for_a_prefill_worker(void **state) {
+    (void)state;
+    struct bt_router_config config = small_config();
+    config.disaggregate = BT_DISAGGREGATE_AUTO;
+    struct harness *h = start(&config);
+    struct bt_msg busy = {.type = BT_MSG_STATUS};
+    busy.status.census = (struct bt_census){.total = 256, .free = 256};
+    busy.status.backlog_tokens = 5000;
+    say(h, P, &busy);
+    struct bt_request *first = submit(h, 100, 4), *second = submit(h, 100, 4);
+    struct bt_request *quick = submit(h, 10, 4);
+    assert_int_equal(first->state, BT_REQUEST_QUEUED);
+    assert_int_equal(second->state, BT_REQUEST_QUEUED);
+    assert_int_equal(quick->state, BT_REQUEST_RESERVING);
+    assert_int_equal(quick->placement, BT_PLACE_LOCAL_SHORT);
+    /* When pages are what is missing nobody passes. */
+    status_free(h, D, 2);
+    struct bt_request *third = submit(h, 10, 4);
+    assert_int_equal(third->state, BT_REQUEST_QUEUED);
+    /* The order among those that wait is kept. */
+    clear(h);
+    status_free(h, D, 256);
+    status_free(h, P, 256);
+    assert_int_equal(sent_nth(h, P, BT_MSG_PREFILL, 0)->msg.work.key.request, first->id);
+    assert_int_equal(sent_nth(h, P, BT_MSG_PREFILL, 1)->msg.work.key.request, second->id);
+    finish(h);
+}
+
 static void test_token_budget(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
@@ -212,6 +240,7 @@ int main(void) {
         cmocka_unit_test(test_lengths),
         cmocka_unit_test(test_max_context_of_the_config),
         cmocka_unit_test(test_full),
+        cmocka_unit_test(test_short_prompts_pass_those_that_wait_for_a_prefill_worker),
         cmocka_unit_test(test_token_budget),
         cmocka_unit_test(test_requests_are_bounded),
         cmocka_unit_test(test_records_and_live_ones),

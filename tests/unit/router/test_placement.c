@@ -109,6 +109,8 @@ static void test_p_by_prefix_and_backlog(void **state) {
     assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
     assert_int_equal(s->choice.p, P1);
     s->table->workers[P1].status.backlog_tokens = 1000;
+    assert_int_equal(choose(s), BT_PLACEMENT_WAIT_P);
+    s->table->workers[D0].status.census.free = s->table->workers[D1].status.census.free = 0;
     assert_int_equal(choose(s), BT_PLACEMENT_WAIT);
     finish(s);
 }
@@ -153,7 +155,7 @@ static void test_a_broken_pair_is_avoided(void **state) {
     assert_int_equal(s->choice.d, D1);
     assert_int_equal(s->choice.p, P0);
     s->table->avoid_until_us[P0][D1] = s->table->avoid_until_us[P1][D1] = NOW + 1;
-    assert_int_equal(choose(s), BT_PLACEMENT_WAIT);
+    assert_int_equal(choose(s), BT_PLACEMENT_WAIT_P);
     s->rules.mode = BT_DISAGGREGATE_AUTO;
     assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
     assert_int_equal(s->choice.why, BT_PLACE_LOCAL_PAIR_BROKEN);
@@ -182,11 +184,11 @@ static void test_modes(void **state) {
     assert_int_equal(s->choice.why, BT_PLACE_LOCAL_NO_PREFILL);
     /* Always means always: it waits. A busy prefill worker is waited for in auto too. */
     s->rules.mode = BT_DISAGGREGATE_ALWAYS;
-    assert_int_equal(choose(s), BT_PLACEMENT_WAIT);
+    assert_int_equal(choose(s), BT_PLACEMENT_WAIT_P);
     s->rules.mode = BT_DISAGGREGATE_AUTO;
     s->table->workers[P0].state = BT_WORKER_UP;
     s->table->workers[P0].backlog_tokens = 1000;
-    assert_int_equal(choose(s), BT_PLACEMENT_WAIT);
+    assert_int_equal(choose(s), BT_PLACEMENT_WAIT_P);
     finish(s);
 }
 
