@@ -1,8 +1,9 @@
-/* A program with streams open starts another by exec: the new one has its own gRPC and nothing of
- * ours. */
+/* Streams between processes: a program with streams open starts another by exec, which has its own
+ * gRPC and nothing of ours; a peer that hangs is noticed. */
 #include "tests/unit/rpc/ends.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -73,11 +74,36 @@ static void test_a_child_attaches_to_its_parent(void **state) {
     close_ends(ends);
 }
 
+/* A peer that is there and does nothing (stopped, as a machine that hangs) is noticed. */
+static void test_keepalive_notices_a_stopped_peer(void **state) {
+    (void)state;
+    struct ends *ends = open_ends(0);
+    struct end *router = &ends->end[ROUTER];
+    router->n_heard = 0;
+    char n_files[16];
+    snprintf(n_files, sizeof n_files, "%d", n_files_at_start);
+    char *arguments[] = {"test", (char *)bt_rpc_server_address(ends->server), n_files, NULL};
+    pid_t child;
+    assert_int_equal(posix_spawn(&child, "/proc/self/exe", NULL, NULL, arguments, environ), 0);
+    TURN_UNTIL(ends, router->n_messages == 1);
+    assert_int_equal(kill(child, SIGSTOP), 0);
+    uint64_t t0 = now_ms();
+    TURN_UNTIL(ends, find_closed(router));
+    assert_int_equal(find_closed(router)->status, BT_E_PEER_GONE);
+    assert_true(now_ms() - t0 >= 1000); /* not before a ping had its second */
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_int_equal(send_status(ends, 3), BT_OK); /* the stream beside it goes on */
+    TURN_UNTIL(ends, last(router)->type == BT_RPC_MESSAGE);
+    close_ends(ends);
+}
+
 int main(int argc, char **argv) {
     if (argc == 3)
         return attach(argv[1], atoi(argv[2]));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_child_attaches_to_its_parent),
+        cmocka_unit_test(test_keepalive_notices_a_stopped_peer),
     };
     n_files_at_start = n_open_files();
     bt_rpc_init();
