@@ -26,7 +26,7 @@ struct piece {
     uint32_t low[WALK_ROWS_MAX],
         high[WALK_ROWS_MAX]; /* visible keys of the piece; low == high: none */
     float scale;
-    const void *q; /* bf16: [head_dim / 2][n_rows][2], f32: [head_dim][n_rows] */
+    const uint32_t *q; /* row r from q[r * HEAD_DIM_MAX]: bf16 pairs or f32 */
     /* Out, for rows that see a key. */
     float m[WALK_ROWS_MAX], l[WALK_ROWS_MAX];
     float o[WALK_ROWS_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
@@ -44,8 +44,8 @@ struct walk_path {
 struct walk {
     const struct bt_attention *args;
     const struct walk_path *path;
-    uint32_t first, n;                        /* packed rows of this tile */
-    uint32_t q[WALK_TILE_MAX * HEAD_DIM_MAX]; /* prepared, sub-tile after sub-tile */
+    uint32_t first, n; /* packed rows of this tile */
+    uint32_t q[WALK_TILE_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
     float m[WALK_TILE_MAX], l[WALK_TILE_MAX];
     uint8_t seen[WALK_TILE_MAX]; /* a piece has been merged */
     float o[WALK_TILE_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
@@ -65,19 +65,17 @@ static inline const float *walk_q(const struct bt_attention *args, uint32_t pack
     return args->q + packed / args->n_group * args->q_stride + (size_t)head * args->head_dim;
 }
 
-/* Lays out the queries of one sub-tile as the piece wants them. */
-static inline void walk_prepare_q(struct walk *w, uint32_t at, uint32_t n_rows) {
+/* Lays out the queries as the pieces want them; rounded to bf16 unless the cache is f32. */
+static inline void walk_prepare_q(struct walk *w) {
     uint32_t head_dim = w->args->head_dim;
-    for (uint32_t r = 0; r < n_rows; r++) {
-        const float *q = walk_q(w->args, w->first + at + r);
-        if (w->args->cache == BT_CACHE_F32) {
+    for (uint32_t r = 0; r < w->n; r++) {
+        const float *q = walk_q(w->args, w->first + r);
+        uint16_t *half = (uint16_t *)w->q[r];
+        if (w->args->cache == BT_CACHE_F32)
+            memcpy(w->q[r], q, head_dim * sizeof(float));
+        else
             for (uint32_t d = 0; d < head_dim; d++)
-                w->q[(size_t)at * head_dim + (size_t)d * n_rows + r] = to_bits(q[d]);
-        } else {
-            for (uint32_t d = 0; d < head_dim / 2; d++)
-                w->q[(size_t)at * head_dim + (size_t)d * n_rows + r] =
-                    (uint32_t)f32_to_bf16(q[2 * d]) | (uint32_t)f32_to_bf16(q[2 * d + 1]) << 16;
-        }
+                half[d] = f32_to_bf16(q[d]);
     }
 }
 
@@ -134,8 +132,7 @@ static inline void walk_tile(struct walk *w) {
         w->seen[row] = 0;
         memset(w->o[row], 0, args->head_dim * sizeof(float));
     }
-    for (uint32_t at = 0; at < w->n; at += step)
-        walk_prepare_q(w, at, w->n - at < step ? w->n - at : step);
+    walk_prepare_q(w);
     uint32_t piece_i = walk_low(args, w->first) / PIECE;
     uint32_t last = (walk_high(args, w->first + w->n - 1) - 1) / PIECE;
     for (; piece_i <= last; piece_i++)
@@ -143,7 +140,7 @@ static inline void walk_tile(struct walk *w) {
             p.n_rows = w->n - at < step ? w->n - at : step;
             if (!walk_cut(w, piece_i, at, &p))
                 continue;
-            p.q = w->q + (size_t)at * args->head_dim;
+            p.q = w->q[at];
             if (args->cache == BT_CACHE_BF16)
                 w->path->piece_bf16(&p);
             else

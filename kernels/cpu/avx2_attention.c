@@ -18,14 +18,14 @@ ALWAYS_INLINE __m256 fused_pair(__m256i pairs, __m256 odd, __m256 even, __m256 a
 
 ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, const int R) {
     __m256 low[ROWS_MAX], high[ROWS_MAX];
-    const int32_t *q = p->q;
+    const uint32_t *q = p->q;
     UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
-    for (uint32_t d = 0; d < p->head_dim / 2; d++, q += R) {
+    for (uint32_t d = 0; d < p->head_dim / 2; d++, q++) {
         const uint8_t *k = p->k[page] + (size_t)d * 64;
         __m256i first = _mm256_loadu_si256((const void *)k);
         __m256i second = _mm256_loadu_si256((const void *)(k + 32));
         UNROLL for (int r = 0; r < R; r++) {
-            __m256i pair = _mm256_set1_epi32(q[r]);
+            __m256i pair = _mm256_set1_epi32((int)q[r * HEAD_DIM_MAX]);
             __m256 odd = odd_256(pair), even = even_256(pair);
             low[r] = fused_pair(first, odd, even, low[r]);
             high[r] = fused_pair(second, odd, even, high[r]);
@@ -39,13 +39,13 @@ ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, con
 
 ALWAYS_INLINE void dots_f32(const struct piece *p, uint32_t page, scores s, const int R) {
     __m256 low[ROWS_MAX], high[ROWS_MAX];
-    const float *q = p->q;
+    const float *q = (const float *)(const void *)p->q;
     UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
-    for (uint32_t d = 0; d < p->head_dim; d++, q += R) {
+    for (uint32_t d = 0; d < p->head_dim; d++, q++) {
         const float *k = (const float *)(const void *)(p->k[page] + (size_t)d * 64);
         __m256 first = _mm256_loadu_ps(k), second = _mm256_loadu_ps(k + 8);
         UNROLL for (int r = 0; r < R; r++) {
-            __m256 v = _mm256_set1_ps(q[r]);
+            __m256 v = _mm256_set1_ps(q[r * HEAD_DIM_MAX]);
             low[r] = _mm256_add_ps(low[r], _mm256_mul_ps(first, v));
             high[r] = _mm256_add_ps(high[r], _mm256_mul_ps(second, v));
         }

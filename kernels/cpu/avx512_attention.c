@@ -29,13 +29,13 @@ ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, con
     const uint32_t *q = p->q;
     UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < R; r++) acc[u][r] =
         _mm512_setzero_ps();
-    for (uint32_t d = 0; d < p->head_dim / 2; d++, q += R)
+    for (uint32_t d = 0; d < p->head_dim / 2; d++, q++)
         UNROLL for (int u = 0; u < U; u++) {
             __m512bh k = (__m512bh)_mm512_loadu_si512(p->k[page + (uint32_t)u] + (size_t)d * 64);
             if (R <= PREFETCH_ROWS)
                 _mm_prefetch((const char *)p->v[page + (uint32_t)u] + (size_t)d * 64, _MM_HINT_T1);
-            UNROLL for (int r = 0; r < R; r++) acc[u][r] =
-                _mm512_dpbf16_ps(acc[u][r], k, (__m512bh)_mm512_set1_epi32((int)q[r]));
+            UNROLL for (int r = 0; r < R; r++) acc[u][r] = _mm512_dpbf16_ps(
+                acc[u][r], k, (__m512bh)_mm512_set1_epi32((int)q[r * HEAD_DIM_MAX]));
         }
     UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < R; r++) s[r][page + (uint32_t)u] =
         acc[u][r];
@@ -43,12 +43,12 @@ ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, con
 
 ALWAYS_INLINE void dots_f32(const struct piece *p, uint32_t page, scores s, const int R) {
     __m512 acc[ROWS_MAX];
-    const float *q = p->q;
+    const float *q = (const float *)(const void *)p->q;
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
-    for (uint32_t d = 0; d < p->head_dim; d++, q += R) {
+    for (uint32_t d = 0; d < p->head_dim; d++, q++) {
         __m512 k = _mm512_loadu_ps(p->k[page] + (size_t)d * 64);
         UNROLL for (int r = 0; r < R; r++) acc[r] =
-            _mm512_add_ps(acc[r], _mm512_mul_ps(k, _mm512_set1_ps(q[r])));
+            _mm512_add_ps(acc[r], _mm512_mul_ps(k, _mm512_set1_ps(q[r * HEAD_DIM_MAX])));
     }
     UNROLL for (int r = 0; r < R; r++) s[r][page] = acc[r];
 }
@@ -71,22 +71,25 @@ ALWAYS_INLINE void soften(struct piece *p, scores s, const int r) {
     p->l[r] = tree_512(sum);
 }
 
+/* Probabilities in bf16, each row's pairs of keys in order. */
+typedef uint32_t pairs[ROWS_MAX][PIECE / 2] __attribute__((aligned(64)));
+
 /* o of R rows for 16 * J dims from `at`, keys in pairs. */
-ALWAYS_INLINE void values_bf16(struct piece *p, const uint32_t *probabilities, uint32_t at,
-                               const int R, const int J) {
+ALWAYS_INLINE void values_bf16(struct piece *p, pairs probabilities, uint32_t at, const int R,
+                               const int J) {
     __m512 acc[ROWS_MAX][4];
-    const uint32_t *pair = probabilities + p->page_first * 8 * (uint32_t)R;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++) acc[r][j] =
         _mm512_setzero_ps();
     for (uint32_t i = p->page_first; i < p->page_end; i++) {
         const uint8_t *v = p->v[i] + (size_t)at * 4;
-        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 4, pair += R)
+        const uint32_t *pair = &probabilities[0][i * (PAGE / 2)];
+        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 4, pair++)
             UNROLL for (int j = 0; j < J; j++) {
                 __m512bh values = (__m512bh)_mm512_loadu_si512(v + j * 64);
                 if (R <= PREFETCH_ROWS)
                     _mm_prefetch((const char *)p->ahead[i] + (v - p->v[i]) + j * 64, _MM_HINT_T1);
-                UNROLL for (int r = 0; r < R; r++) acc[r][j] =
-                    _mm512_dpbf16_ps(acc[r][j], values, (__m512bh)_mm512_set1_epi32((int)pair[r]));
+                UNROLL for (int r = 0; r < R; r++) acc[r][j] = _mm512_dpbf16_ps(
+                    acc[r][j], values, (__m512bh)_mm512_set1_epi32((int)pair[r * (PIECE / 2)]));
             }
     }
     /* Adding +0 makes -0 into +0: how many masked pages were read must not show. */
@@ -111,7 +114,8 @@ ALWAYS_INLINE void values_f32(struct piece *p, scores s, uint32_t at, const int 
 
 ALWAYS_INLINE void piece_bf16_rows(struct piece *p, const int R) {
     scores s;
-    uint32_t probabilities[PIECE_PAGES * 8 * ROWS_MAX], i = p->page_first;
+    pairs probabilities;
+    uint32_t i = p->page_first;
     if (R <= 3)
         for (; i + 4 <= p->page_end; i += 4)
             dots_bf16(p, i, s, R, 4);
@@ -121,12 +125,9 @@ ALWAYS_INLINE void piece_bf16_rows(struct piece *p, const int R) {
         dots_bf16(p, i, s, R, 1);
     UNROLL for (int r = 0; r < R; r++) {
         soften(p, s, r);
-        for (i = p->page_first; i < p->page_end; i++) {
-            uint32_t pairs[8];
-            _mm256_storeu_si256((void *)pairs, (__m256i)_mm512_cvtneps_pbh(s[r][i]));
-            for (uint32_t t = 0; t < 8; t++)
-                probabilities[(i * 8 + t) * (uint32_t)R + (uint32_t)r] = pairs[t];
-        }
+        for (i = p->page_first; i < p->page_end; i++)
+            _mm256_store_si256((void *)&probabilities[r][i * (PAGE / 2)],
+                               (__m256i)_mm512_cvtneps_pbh(s[r][i]));
     }
     uint32_t at = 0;
     for (; at + 64 <= p->head_dim; at += 64)

@@ -67,7 +67,8 @@ static void piece_bf16(struct piece *p) {
 static void piece_f32(struct piece *p) {
     float e[PIECE], *o = p->o[0];
     for (uint32_t i = p->page_first; i < p->page_end; i++)
-        scores_f32((const float *)(const void *)p->k[i], p->q, p->head_dim, e + i * PAGE);
+        scores_f32((const float *)(const void *)p->k[i], (const float *)(const void *)p->q,
+                   p->head_dim, e + i * PAGE);
     soften(p, e);
     for (uint32_t d = 0; d < p->head_dim; d++)
         o[d] = 0.0f;
