@@ -144,42 +144,68 @@ static void put_u64(FILE *out, uint64_t v) {
     put(out, bytes, sizeof bytes);
 }
 
-static void put_values(FILE *out, const struct bt_gguf_tensor *t) {
+/* A tensor of the new file: the values of one of the old, under a name of its own; or ones. */
+struct new_tensor {
+    struct bt_gguf_string name;
+    const struct bt_gguf_tensor *values; /* NULL: ones */
+    uint64_t n_ones;
+};
+
+static void put_info(FILE *out, const struct new_tensor *t, uint64_t *offset) {
+    uint64_t n_elements = t->values ? t->values->n_elements : t->n_ones;
+    put_u64(out, t->name.n_bytes);
+    put(out, t->name.text, t->name.n_bytes);
+    put_u32(out, t->values ? t->values->n_dims : 1);
+    for (uint32_t d = 0; t->values && d < t->values->n_dims; d++)
+        put_u64(out, t->values->dims[d]);
+    if (!t->values)
+        put_u64(out, t->n_ones);
+    put_u32(out, 0);
+    put_u64(out, *offset);
+    *offset += (n_elements * 4 + 31) / 32 * 32;
+}
+
+static void put_values(FILE *out, const struct new_tensor *t) {
     while (ftell(out) % 32)
         put(out, "", 1);
-    if (t->type == 0)
-        put(out, t->data, t->n_bytes);
+    if (!t->values)
+        for (uint64_t i = 0; i < t->n_ones; i++)
+            put(out, &(float){1}, sizeof(float));
+    else if (t->values->type == 0)
+        put(out, t->values->data, t->values->n_bytes);
     else
-        for (uint64_t i = 0; i < t->n_elements; i++)
-            put_u32(out, (uint32_t)bt_load_u16(t->data + 2 * i) << 16);
+        for (uint64_t i = 0; i < t->values->n_elements; i++)
+            put_u32(out, (uint32_t)bt_load_u16(t->values->data + 2 * i) << 16);
 }
 
-/* The same keys; every tensor as F32. */
-static void write_as_f32(const struct bt_gguf *gguf, const uint8_t *file, FILE *out) {
-    uint32_t n = bt_gguf_n_tensors(gguf);
-    const uint8_t *infos = (const uint8_t *)bt_gguf_tensor_at(gguf, 0)->name.text - 8;
-    put(out, file, (size_t)(infos - file));
-    uint64_t offset = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct bt_gguf_tensor *t = bt_gguf_tensor_at(gguf, i);
-        assert_true(t->type == 0 || t->type == 30);
-        put_u64(out, t->name.n_bytes);
-        put(out, t->name.text, t->name.n_bytes);
-        put_u32(out, t->n_dims);
-        for (uint32_t d = 0; d < t->n_dims; d++)
-            put_u64(out, t->dims[d]);
-        put_u32(out, 0);
-        put_u64(out, offset);
-        offset += (t->n_elements * 4 + 31) / 32 * 32;
+/* The same keys; every tensor as F32. `untied` brings the head as a tensor of its own, and rope
+ * divisors that change nothing. */
+static void write_as_f32(const struct bt_gguf *gguf, const uint8_t *file, bool untied, FILE *out) {
+    struct new_tensor tensors[64];
+    uint32_t n = 0;
+    for (; n < bt_gguf_n_tensors(gguf); n++) {
+        const struct bt_gguf_tensor *t = bt_gguf_tensor_at(gguf, n);
+        assert_true(n < 62 && (t->type == 0 || t->type == 30));
+        tensors[n] = (struct new_tensor){t->name, t, 0};
     }
+    if (untied) {
+        tensors[n++] = (struct new_tensor){
+            {"output.weight", 13}, bt_gguf_find_tensor(gguf, "token_embd.weight"), 0};
+        tensors[n++] = (struct new_tensor){{"rope_freqs.weight", 17}, NULL, 16};
+    }
+    const uint8_t *infos = (const uint8_t *)bt_gguf_tensor_at(gguf, 0)->name.text - 8;
+    put(out, file, 8);
+    put_u64(out, n);
+    put(out, file + 16, (size_t)(infos - file - 16));
+    uint64_t offset = 0;
     for (uint32_t i = 0; i < n; i++)
-        put_values(out, bt_gguf_tensor_at(gguf, i));
+        put_info(out, &tensors[i], &offset);
+    for (uint32_t i = 0; i < n; i++)
+        put_values(out, &tensors[i]);
 }
 
-static void test_f32(void **state) {
-    (void)state;
-    const char *source = BT_FIXTURES "/tiny_gguf/tiny-llama-BF16.gguf";
-    FILE *in = fopen(source, "rb");
+static void check_f32(bool untied) {
+    FILE *in = fopen(BT_FIXTURES "/tiny_gguf/tiny-llama-BF16.gguf", "rb");
     assert_non_null(in);
     static uint8_t bytes[4 << 20];
     size_t n = fread(bytes, 1, sizeof bytes, in);
@@ -192,11 +218,21 @@ static void test_f32(void **state) {
     assert_true(fd >= 0);
     FILE *out = fdopen(fd, "wb");
     assert_non_null(out);
-    write_as_f32(gguf, bytes, out);
+    write_as_f32(gguf, bytes, untied, out);
     assert_int_equal(fclose(out), 0);
     bt_gguf_close(gguf);
     check_exact("BF16", path);
     unlink(path);
+}
+
+static void test_f32(void **state) {
+    (void)state;
+    check_f32(false);
+}
+
+static void test_untied_head_and_rope_divisors(void **state) {
+    (void)state;
+    check_f32(true);
 }
 
 /* ---- The other profiles ---- */
@@ -241,10 +277,15 @@ static void test_bf16_profile_is_near(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_q4_0),         cmocka_unit_test(test_q4_1),
-        cmocka_unit_test(test_q8_0),         cmocka_unit_test(test_f16),
-        cmocka_unit_test(test_bf16),         cmocka_unit_test(test_f32),
-        cmocka_unit_test(test_fast_is_near), cmocka_unit_test(test_bf16_profile_is_near),
+        cmocka_unit_test(test_q4_0),
+        cmocka_unit_test(test_q4_1),
+        cmocka_unit_test(test_q8_0),
+        cmocka_unit_test(test_f16),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_untied_head_and_rope_divisors),
+        cmocka_unit_test(test_fast_is_near),
+        cmocka_unit_test(test_bf16_profile_is_near),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
