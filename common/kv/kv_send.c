@@ -329,8 +329,10 @@ void bt_kv_send_message(struct bt_kv_send *send, uint64_t now_us, uint32_t link,
     if (event < 0)
         return;
     struct bt_kv_one_send *one = find(send, msg->ticket, link);
-    if (!bt_kv_send_enter(send, one ? one->state : BT_KV_SEND_NONE, (enum bt_kv_send_event)event))
+    enum bt_kv_send_state state = one ? one->state : BT_KV_SEND_NONE;
+    if (!bt_kv_send_enter(send, state, (enum bt_kv_send_event)event))
         return;
+    BT_ASSERT(one); /* without a send every message is ignored */
     switch (msg->type) {
     case BT_KV_GRANT:
         on_grant(send, one, msg);
