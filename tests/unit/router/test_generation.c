@@ -1,0 +1,271 @@
+/* Tests the way from token ids to pieces of text: characters, stop strings, a sink that is full. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "router/generation.h"
+
+/* Ids 0 to 255 are the bytes, 256 ends a text. */
+enum { N_TOKENS = 257, PIECES = 256 };
+
+static struct bt_tokenizer *tok;
+
+static int set_up(void **state) {
+    (void)state;
+    static char texts[256][3];
+    static struct bt_slice tokens[N_TOKENS];
+    static int32_t types[N_TOKENS];
+    int next = 0; /* GPT-2's alphabet: bytes that do not print move behind U+0100 */
+    for (int b = 0; b < 256; b++) {
+        bool prints = (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
+        int code = prints ? b : 256 + next++;
+        size_t n = 0;
+        if (code < 0x80) {
+            texts[b][n++] = (char)code;
+        } else {
+            texts[b][n++] = (char)(0xc0 | code >> 6);
+            texts[b][n++] = (char)(0x80 | (code & 63));
+        }
+        tokens[b] = (struct bt_slice){texts[b], n};
+        types[b] = BT_TOKEN_NORMAL;
+    }
+    tokens[256] = (struct bt_slice){"<end>", 5};
+    types[256] = BT_TOKEN_CONTROL;
+    const struct bt_vocab_source source = {.model = {"gpt2", 4},
+                                           .n_tokens = N_TOKENS,
+                                           .tokens = tokens,
+                                           .types = types,
+                                           .bos_id = -1,
+                                           .eos_id = 256};
+    return bt_tokenizer_create(&source, &tok, NULL) == BT_OK ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    bt_tokenizer_destroy(tok);
+    return 0;
+}
+
+/* A sink that writes down what it is given. */
+struct record {
+    struct bt_request_sink base;
+    size_t room; /* pieces until it is full */
+    size_t n_pieces, n_ends;
+    char texts[PIECES][64];
+    int32_t tokens[PIECES];
+    enum bt_finish finish;
+    bt_status status;
+    char reason[64];
+    uint32_t n_generated;
+};
+
+static bool is_full(const struct bt_request_sink *sink) {
+    const struct record *r = (const struct record *)(const void *)sink;
+    return r->n_pieces >= r->room;
+}
+
+static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
+    struct record *r = (struct record *)(void *)sink;
+    assert_int_equal(given->index, r->n_pieces);
+    assert_int_equal(r->finish, BT_FINISH_NONE);
+    assert_int_equal(r->n_ends, 0);
+    snprintf(r->texts[r->n_pieces], sizeof r->texts[0], "%.*s", (int)given->text.n_bytes,
+             given->text.data);
+    r->tokens[r->n_pieces++] = given->token;
+    r->finish = given->finish;
+}
+
+static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
+    struct record *r = (struct record *)(void *)sink;
+    r->n_ends++;
+    r->status = given->status;
+    r->n_generated = given->n_generated;
+    snprintf(r->reason, sizeof r->reason, "%s", given->reason);
+}
+
+static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece, .end = end};
+
+static void begin(struct bt_generation *gen, struct record *r, const char *stop, bool include) {
+    struct bt_stop_filter *stops = NULL;
+    *r = (struct record){.base = {&ops}, .room = PIECES};
+    if (stop) {
+        const struct bt_slice string = {stop, strlen(stop)};
+        stops = malloc(sizeof *stops);
+        assert_non_null(stops);
+        assert_int_equal(bt_stop_filter_init(stops, &string, 1, include, NULL), BT_OK);
+    }
+    bt_generation_init(gen, tok, true, stops, &r->base, 1);
+}
+
+static bool emit_text(struct bt_generation *gen, const char *text) {
+    bool matched = false;
+    for (; *text; text++)
+        matched = bt_generation_emit(gen, (uint8_t)*text, BT_FINISH_NONE, 0) || matched;
+    return matched;
+}
+
+static const char *all_text(const struct record *r) {
+    static char text[4096];
+    text[0] = 0;
+    for (size_t i = 0; i < r->n_pieces; i++)
+        strcat(text, r->texts[i]);
+    return text;
+}
+
+static void one_piece_per_token(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, NULL, false);
+    assert_false(emit_text(&gen, "a\xc3\xa9"));
+    assert_int_equal(r.n_pieces, 3);
+    assert_string_equal(r.texts[0], "a");
+    assert_string_equal(r.texts[1], ""); /* half a character */
+    assert_string_equal(r.texts[2], "\xc3\xa9");
+    assert_false(bt_generation_emit(&gen, 256, BT_FINISH_STOP, 0));
+    assert_string_equal(r.texts[3], "");
+    assert_int_equal(r.finish, BT_FINISH_STOP);
+    assert_int_equal(r.n_ends, 0);
+    bt_generation_end(&gen, BT_OK, "");
+    assert_int_equal(r.n_ends, 1);
+    assert_int_equal(r.n_generated, 4);
+    bt_generation_fini(&gen);
+}
+
+static void an_unfinished_character_is_shown_at_the_end(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, NULL, false);
+    emit_text(&gen, "a");
+    bt_generation_emit(&gen, 0xc3, BT_FINISH_LENGTH, 0);
+    assert_string_equal(all_text(&r), "a\xef\xbf\xbd");
+    bt_generation_end(&gen, BT_OK, "");
+    bt_generation_fini(&gen);
+}
+
+static void a_stop_string_ends_it(void **state) {
+    (void)state;
+    for (int include = 0; include < 2; include++) {
+        struct bt_generation gen;
+        struct record r;
+        begin(&gen, &r, "END", include);
+        assert_false(emit_text(&gen, "xENy"));
+        assert_string_equal(all_text(&r), "xENy");
+        assert_false(emit_text(&gen, "EN"));
+        assert_string_equal(all_text(&r), "xENy");
+        assert_true(emit_text(&gen, "D"));
+        assert_string_equal(all_text(&r), include ? "xENyEND" : "xENy");
+        assert_int_equal(r.finish, BT_FINISH_STOP);
+        /* What was on its way is dropped. */
+        assert_false(emit_text(&gen, "more"));
+        assert_int_equal(r.n_pieces, 7);
+        bt_generation_end(&gen, BT_OK, "");
+        assert_int_equal(r.n_generated, 7);
+        bt_generation_fini(&gen);
+    }
+}
+
+static void a_beginning_of_a_stop_string_is_shown_at_the_end(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, "END", false);
+    emit_text(&gen, "xE");
+    bt_generation_emit(&gen, 'N', BT_FINISH_LENGTH, 0);
+    assert_string_equal(all_text(&r), "xEN");
+    assert_int_equal(r.finish, BT_FINISH_LENGTH);
+    bt_generation_fini(&gen);
+}
+
+/* The last token may complete a stop string: the core needs not be told, the reason is stop. */
+static void a_stop_string_in_the_last_token(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, "D", false);
+    assert_false(bt_generation_emit(&gen, 'D', BT_FINISH_LENGTH, 0));
+    assert_int_equal(r.finish, BT_FINISH_STOP);
+    assert_string_equal(all_text(&r), "");
+    bt_generation_fini(&gen);
+}
+
+static void tokens_wait_for_a_full_sink(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, NULL, false);
+    r.room = 2;
+    for (int i = 0; i < 200; i++)
+        bt_generation_emit(&gen, 'a' + i % 26, BT_FINISH_NONE, 0);
+    bt_generation_emit(&gen, '!', BT_FINISH_LENGTH, 0);
+    bt_generation_end(&gen, BT_OK, "");
+    assert_int_equal(r.n_pieces, 2);
+    assert_int_equal(r.n_ends, 0);
+    r.room = 150;
+    assert_false(bt_generation_resume(&gen));
+    assert_int_equal(r.n_pieces, 150);
+    assert_int_equal(r.n_ends, 0);
+    r.room = PIECES;
+    assert_false(bt_generation_resume(&gen));
+    assert_int_equal(r.n_pieces, 201);
+    for (int i = 0; i < 200; i++)
+        assert_int_equal(r.tokens[i], 'a' + i % 26);
+    assert_int_equal(r.finish, BT_FINISH_LENGTH);
+    assert_int_equal(r.n_ends, 1);
+    bt_generation_fini(&gen);
+}
+
+static void a_stop_string_among_waiting_tokens(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, "END", false);
+    r.room = 0;
+    assert_false(emit_text(&gen, "abENDxyz"));
+    assert_int_equal(r.n_pieces, 0);
+    r.room = PIECES;
+    assert_true(bt_generation_resume(&gen));
+    assert_string_equal(all_text(&r), "ab");
+    assert_int_equal(r.n_pieces, 5);
+    bt_generation_end(&gen, BT_OK, "");
+    assert_int_equal(r.n_ends, 1);
+    bt_generation_fini(&gen);
+}
+
+static void a_failure_keeps_its_reason_until_it_is_told(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, NULL, false);
+    r.room = 0;
+    emit_text(&gen, "a");
+    char reason[] = "the deadline has passed";
+    bt_generation_end(&gen, BT_E_DEADLINE, reason);
+    memset(reason, 'x', sizeof reason - 1);
+    assert_int_equal(r.n_ends, 0);
+    r.room = PIECES;
+    bt_generation_resume(&gen);
+    assert_int_equal(r.n_ends, 1);
+    assert_int_equal(r.status, BT_E_DEADLINE);
+    assert_string_equal(r.reason, "the deadline has passed");
+    bt_generation_fini(&gen);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(one_piece_per_token),
+        cmocka_unit_test(an_unfinished_character_is_shown_at_the_end),
+        cmocka_unit_test(a_stop_string_ends_it),
+        cmocka_unit_test(a_beginning_of_a_stop_string_is_shown_at_the_end),
+        cmocka_unit_test(a_stop_string_in_the_last_token),
+        cmocka_unit_test(tokens_wait_for_a_full_sink),
+        cmocka_unit_test(a_stop_string_among_waiting_tokens),
+        cmocka_unit_test(a_failure_keeps_its_reason_until_it_is_told),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
