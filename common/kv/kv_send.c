@@ -18,14 +18,15 @@ enum { SENDS_MAX = 1 << 16 };
  *              second grant of one ticket is D's mistake and changes nothing
  *   refused    ends HELLO; ignored after the grant, which only `aborted` takes back
  *   committed  ends COMMITTING; ignored before commit: nothing was promised yet
- *   aborted    ends HELLO, GRANTED and COMMITTING
+ *   aborted    ends GRANTED and COMMITTING; HELLO ignores it: only what was granted can be aborted,
+ *              and the grant comes first
  *   link down  ends all but CLOSING, which has ended
  *   next frame only GRANTED has any
  *   frame done GRANTED may commit then, CLOSING may be released; COMMITTING has none out, as commit
  *              follows the last
  * Messages for a ticket that is not here (NONE) are late answers to what was given up. */
 static const char table[BT_KV_SEND_STATE_COUNT][BT_KV_SEND_EVENT_COUNT + 1] = {
-    [BT_KV_SEND_NONE] = "H----iiii---",    [BT_KV_SEND_HELLO] = "----HHHiHH--",
+    [BT_KV_SEND_NONE] = "H----iiii---",    [BT_KV_SEND_HELLO] = "----HHHiiH--",
     [BT_KV_SEND_GIVEN] = "-HHHHiiiHHHH",   [BT_KV_SEND_COMMITTING] = "----HiiHHH--",
     [BT_KV_SEND_CLOSING] = "--iiiiiiii-H",
 };
