@@ -146,6 +146,7 @@ static bt_status exec_for(struct bt_jinja *j, const struct bt_jnode *node) {
     struct bt_jloop *loop = memory;
     *loop = (struct bt_jloop){.items = list, .depth = ++j->loop_depth};
     struct bt_jscope *around = j->scope;
+    bool completed = false;
     for (size_t i = 0; i < list->n_items && j->flow != BT_JFLOW_BREAK; i++) {
         loop->index = i;
         j->flow = BT_JFLOW_ON;
@@ -155,11 +156,14 @@ static bt_status exec_for(struct bt_jinja *j, const struct bt_jnode *node) {
         BT_TRY(bt_jinja_bind(j, (struct bt_slice){"loop", 4},
                              (struct bt_jvalue){.kind = BT_J_LOOP, .loop = loop}));
         BT_TRY(bt_jinja_exec(j, node->body));
+        completed = completed || j->flow == BT_JFLOW_ON;
     }
     j->flow = BT_JFLOW_ON;
     j->scope = around;
     j->loop_depth--;
-    return list->n_items ? BT_OK : bt_jinja_exec(j, node->other);
+    /* As Jinja compiles it: else runs where no pass came to the body's end, not only for no items.
+     */
+    return completed ? BT_OK : bt_jinja_exec(j, node->other);
 }
 
 static bt_status exec_if(struct bt_jinja *j, const struct bt_jnode *node) {

@@ -140,9 +140,20 @@ FILTER(filter_length) {
     return BT_OK;
 }
 
+/* Numbers and their texts; other values give the default, but what is undefined is refused. */
+static bt_status check_defined(struct bt_jinja *j, const struct bt_jvalue *self) {
+    if (self->kind == BT_J_UNDEFINED)
+        return bt_jinja_fail(j, BT_E_INVALID, "%.*s is undefined and no number",
+                             self->name ? (int)(self->name->n_bytes < 60 ? self->name->n_bytes : 60)
+                                        : 9,
+                             self->name ? self->name->data : "the value");
+    return BT_OK;
+}
+
 FILTER(filter_int) {
     int64_t base;
     double real = 0;
+    BT_TRY(check_defined(j, self));
     *out = argv[0].kind == BT_J_MISSING ? bt_jvalue_int(0) : argv[0];
     BT_TRY(bt_jarg_int(j, &argv[1], 10, &base));
     if (base != 10)
@@ -170,8 +181,8 @@ FILTER(filter_int) {
 }
 
 FILTER(filter_float) {
-    (void)j;
     double real = 0;
+    BT_TRY(check_defined(j, self));
     bool reads = bt_jvalue_is_number(self) ||
                  (self->kind == BT_J_STRING && bt_jstring_to_real(self->string, &real));
     if (bt_jvalue_is_number(self))
@@ -192,6 +203,11 @@ FILTER(filter_round) {
     for (int64_t i = 0; i < precision; i++)
         factor *= 10;
     bool is_common = argv[1].kind == BT_J_MISSING || bt_jvalue_is_string(&argv[1], "common");
+    if (is_common && self->kind != BT_J_FLOAT) { /* an integer stays one */
+        *out = bt_jvalue_int(bt_jvalue_integer(self));
+        out->tainted = self->tainted;
+        return BT_OK;
+    }
     if (is_common)
         value = nearbyint(value * factor) / factor;
     else if (bt_jvalue_is_string(&argv[1], "floor"))
@@ -219,7 +235,7 @@ FILTER(filter_indent) {
     int64_t width = 4;
     struct bt_jbuffer b;
     struct bt_jvalue made;
-    BT_TRY(bt_jinja_str(j, self, &s));
+    BT_TRY(bt_jarg_string(j, self, &s));
     BT_TRY(bt_jbuffer_init(j, &b, BT_JINJA_MEMORY_BYTES));
     if (argv[0].kind == BT_J_STRING) {
         indent = argv[0].string;

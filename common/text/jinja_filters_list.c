@@ -240,12 +240,20 @@ FILTER(filter_sum) {
     return BT_OK;
 }
 
+/* What map, select and reject go through: nothing at all where the value is false in any way. */
+static bt_status iterate_if_true(struct bt_jinja *j, const struct bt_jvalue *value,
+                                 const struct bt_jlist **out) {
+    static const struct bt_jlist nothing;
+    *out = &nothing;
+    return bt_jvalue_truth(value) ? bt_jvalue_iterate(j, value, out) : BT_OK;
+}
+
 /* map(attribute='a') or map('filter', arguments...). */
 FILTER(filter_map) {
     const struct bt_jlist *list;
     const struct bt_jbuiltin *filter = NULL;
     struct bt_jvalue *items, arguments[BT_JPARAMS_MAX] = {0};
-    BT_TRY(bt_jvalue_iterate(j, self, &list));
+    BT_TRY(iterate_if_true(j, self, &list));
     if (argv[0].kind == BT_J_STRING)
         filter =
             bt_jinja_find_filter((struct bt_slice){argv[0].string->data, argv[0].string->n_bytes});
@@ -276,7 +284,7 @@ static bt_status pick(struct bt_jinja *j, const struct bt_jvalue *self,
     const struct bt_jbuiltin *test = NULL;
     struct bt_jvalue *items, argv[BT_JPARAMS_MAX] = {0};
     size_t n = 0;
-    BT_TRY(bt_jvalue_iterate(j, self, &list));
+    BT_TRY(iterate_if_true(j, self, &list));
     if (name->kind == BT_J_STRING)
         test = bt_jinja_find_test((struct bt_slice){name->string->data, name->string->n_bytes});
     if (name->kind != BT_J_MISSING && !test)

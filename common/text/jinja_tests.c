@@ -28,7 +28,9 @@ static bool is_integer(const struct bt_jvalue *value) {
 }
 
 static bool is_callable(const struct bt_jvalue *value) {
-    return value->kind == BT_J_MACRO || value->kind == BT_J_METHOD || value->kind == BT_J_FUNCTION;
+    /* In Python what is undefined has a __call__ too; it raises. */
+    return value->kind == BT_J_MACRO || value->kind == BT_J_METHOD ||
+           value->kind == BT_J_FUNCTION || value->kind == BT_J_UNDEFINED;
 }
 
 static bool is_iterable(const struct bt_jvalue *value) {
