@@ -74,15 +74,12 @@ static void turn(struct bt_kv_links *set) {
 
 /* ---- parcels ---- */
 
+/* By a timer also where it is due now: a turn of the loop in between lets others have theirs. */
 static void arm(struct bt_kv_links *set) {
     uint64_t now = now_us();
     if (!set->inbox)
         return;
-    if (set->inbox->due_us <= now) {
-        event_active(set->deliver, 0, 0);
-        return;
-    }
-    uint64_t wait = set->inbox->due_us - now;
+    uint64_t wait = set->inbox->due_us > now ? set->inbox->due_us - now : 0;
     struct timeval t = {.tv_sec = (time_t)(wait / 1000000), .tv_usec = (long)(wait % 1000000)};
     event_add(set->deliver, &t);
 }
@@ -98,11 +95,16 @@ static void post(struct bt_kv_links *set, const struct parcel *what) {
     arm(set);
 }
 
+static void flush_soon(struct bt_kv_links *set) {
+    const struct timeval at_once = {0};
+    event_add(set->flush, &at_once);
+}
+
 static void frame_done(struct bt_kv_links *set, uint32_t link, uint32_t id) {
     set->ends[link].n_out--;
     set->config.user.frame_done(set->config.user.arg, link, id);
     turn(set);
-    event_active(set->flush, 0, 0);
+    flush_soon(set);
 }
 
 /* The bytes move, and both sides hear of it. */
@@ -159,6 +161,8 @@ static void purge(struct bt_kv_links *set, uint32_t link) {
         }
         *at = parcel->next;
         struct end *end = &set->ends[link];
+        /* Frames come to an end that has, or has had, a peer. */
+        BT_ASSERT(end->peer || (parcel->type != LAND && parcel->type != ANNOUNCE));
         if (parcel->type == LAND)
             land(set, parcel, true);
         else if (parcel->type == ANNOUNCE)
@@ -197,7 +201,7 @@ void bt_kv_link_local_break(struct bt_kv_links *set, uint32_t link, const char *
 static bt_status exchange(struct bt_kv_links *p, uint32_t link, struct bt_error *err) {
     struct end *end = &p->ends[link];
     struct bt_kv_links *d = listening;
-    while (d && strcmp(d->address, end->address))
+    while (d && strcmp(d->address, end->address) != 0)
         d = d->next;
     if (!d)
         return bt_fail(err, BT_E_PEER_GONE, "nothing listens on %s", end->address);
@@ -392,7 +396,7 @@ static void local_send(struct bt_kv_links *set, uint32_t link, const struct bt_k
 
 static void local_pump(struct bt_kv_links *set, uint32_t link) {
     if (end_up(set, link))
-        event_active(set->flush, 0, 0);
+        flush_soon(set);
 }
 
 static void local_cut(struct bt_kv_links *set, uint32_t link, uint32_t lease) {

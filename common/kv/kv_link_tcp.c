@@ -409,15 +409,18 @@ static bt_status listen_on(struct bt_kv_links *set, const char *text, struct bt_
     freeaddrinfo(list);
     if (fd < 0)
         return bt_fail(err, BT_E_IO, "cannot listen for KV links on %s: %s", text, strerror(error));
-    struct sockaddr_storage bound;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } bound;
+    memset(&bound, 0, sizeof bound);
     socklen_t n = sizeof bound;
-    if (getsockname(fd, (struct sockaddr *)&bound, &n)) {
+    if (getsockname(fd, &bound.any, &n)) {
         close(fd);
         return bt_fail(err, BT_E_IO, "the port of %s cannot be read: %s", text, strerror(errno));
     }
-    address.port =
-        ntohs(bound.ss_family == AF_INET6 ? ((const struct sockaddr_in6 *)&bound)->sin6_port
-                                          : ((const struct sockaddr_in *)&bound)->sin_port);
+    address.port = ntohs(bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port);
     bt_address_format(&address, set->address);
     set->listener = evconnlistener_new(set->config.base, on_accept, set,
                                        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
@@ -447,6 +450,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
         now_us - set->ticked_us > (uint64_t)(BT_LINK_PING_MS + BT_KV_TCP_STALL_MS) * 1000;
     (void)fd, (void)what;
     set->ticked_us = now_us;
+    if (was_stalled)
+        set->stalled_us = now_us;
     for (struct bt_kv_tcp_conn *conn = set->conns; conn; conn = conn->next) {
         if (conn->state != BT_KV_TCP_UP || conn->is_doomed)
             continue;

@@ -54,6 +54,7 @@ struct bt_kv_tcp_conn {
     struct bt_id peer;       /* its incarnation: dialled, or joined */
     char who[BT_NAME_BYTES]; /* its address, later its name: for the log */
     uint64_t heard_us;       /* last byte read */
+    uint64_t deadline_set_us;
     struct event *read, *write, *deadline;
     /* P: the addresses to try. */
     struct bt_kv_tcp_lookup *lookup;
@@ -79,6 +80,7 @@ struct bt_kv_links {
     struct event *tick, *flush;
     struct evdns_base *dns;
     uint64_t ticked_us;
+    uint64_t stalled_us; /* when the loop was last late: deadlines set before it are set again */
     struct bt_kv_tcp_conn *conns;
     uint32_t n_pending; /* D: conns that have no link number */
     struct bt_kv_tcp_conn *by_link[BT_MAX_LINKS];

@@ -43,6 +43,7 @@ void bt_kv_tcp_turn(struct bt_kv_links *set) {
 
 void bt_kv_tcp_set_deadline(struct bt_kv_tcp_conn *conn, uint32_t ms) {
     struct timeval t = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    conn->deadline_set_us = bt_kv_tcp_now_us();
     event_add(conn->deadline, &t);
 }
 
@@ -92,16 +93,17 @@ void bt_kv_tcp_bury(struct bt_kv_tcp_conn *conn) {
     free(conn);
 }
 
-void bt_kv_tcp_leave(struct bt_kv_links *set) {
+static struct bt_kv_tcp_conn *first_doomed(const struct bt_kv_links *set) {
     struct bt_kv_tcp_conn *conn = set->conns;
-    while (conn) {
-        if (conn->is_doomed) {
-            bt_kv_tcp_bury(conn);
-            conn = set->conns; /* the user may have doomed others in `down` */
-        } else {
-            conn = conn->next;
-        }
-    }
+    while (conn && !conn->is_doomed)
+        conn = conn->next;
+    return conn;
+}
+
+void bt_kv_tcp_leave(struct bt_kv_links *set) {
+    struct bt_kv_tcp_conn *conn;
+    while ((conn = first_doomed(set))) /* the user may doom others in `down` */
+        bt_kv_tcp_bury(conn);
 }
 
 /* ---- writing ---- */
@@ -302,7 +304,9 @@ static void on_deadline(evutil_socket_t fd, short what, void *arg) {
     struct bt_kv_tcp_conn *conn = arg;
     struct bt_kv_links *set = conn->set;
     (void)fd, (void)what;
-    if (conn->state == BT_KV_TCP_CLOSING)
+    if (set->stalled_us > conn->deadline_set_us)
+        bt_kv_tcp_set_deadline(conn, BT_KV_TCP_EXCHANGE_MS); /* the time was ours, not the peer's */
+    else if (conn->state == BT_KV_TCP_CLOSING)
         bt_kv_tcp_doom(conn, "closed; the peer did not close within %d ms", BT_KV_TCP_CLOSE_MS);
     else if (conn->state < BT_KV_TCP_EXCHANGE)
         bt_kv_tcp_doom(conn, "no connection within %d ms", BT_KV_TCP_EXCHANGE_MS);
