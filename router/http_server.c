@@ -203,9 +203,15 @@ void bt_http_call_reply(struct bt_http_call *call, int code, const char *content
     add_extra(headers, extra);
     if (bt_http_call_closes(call))
         evhttp_add_header(headers, "Connection", "close");
-    struct evbuffer *out = evbuffer_new();
-    if (out)
+    struct evbuffer *out = NULL;
+    if (evhttp_request_get_command(request) == EVHTTP_REQ_HEAD) {
+        /* evhttp would send the body, and without saying its length. */
+        char length[24];
+        snprintf(length, sizeof length, "%zu", body.n_bytes);
+        evhttp_add_header(headers, "Content-Length", length);
+    } else if ((out = evbuffer_new())) {
         evbuffer_add(out, body.data, body.n_bytes);
+    }
     end_call(call);
     evhttp_send_reply(request, code, NULL, out);
     if (out)

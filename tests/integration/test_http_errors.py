@@ -114,7 +114,11 @@ def test_pages_and_methods(server):
         status, headers, body = server.request(method, "/v1/completions")
         assert status == 405 and headers["Allow"] == "POST" and json.loads(body)["error"]["message"], (method, status)
     assert server.request("POST", "/metrics", {})[0] == 405
-    assert server.request("HEAD", "/health")[0] == 200
+    sock = connect(server)
+    sock.sendall(b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, body = read_all(sock).split(b"HTTP/1.1 ")[1:]
+    assert head.startswith(b"200") and head.endswith(b"\r\n\r\n"), "a HEAD has no body"
+    assert body.endswith(b'{"status":"ok"}\n')
 
 
 BODIES = {

@@ -2,6 +2,7 @@
 import http.client
 import json
 import random
+import resource
 import select
 import socket
 import struct
@@ -187,6 +188,23 @@ def test_a_thousand_connect_at_once(baton, tiny, logs):
         for sock in socks.values():
             assert read_until(sock, b'{"status":"ok"}').startswith(b"HTTP/1.1 200")
             sock.close()
+
+
+def test_out_of_descriptors(baton, tiny, logs):
+    """Connections past the limit wait without spinning, and are served when others end."""
+    with front(baton, tiny, logs) as cluster:
+        limit = cluster.router.n_fds() + 16
+        resource.prlimit(cluster.router.pid, resource.RLIMIT_NOFILE, (limit, limit))
+        socks = [connect(cluster) for _ in range(48)]
+        for sock in socks:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        cluster.wait_for(lambda: cluster.router.n_fds() == limit, "every descriptor is in use")
+        cluster.wait_for(lambda: "cannot accept" in cluster.router.text(), "the router waits")
+        for sock in socks:  # each that is closed makes room for one that waits
+            assert read_until(sock, b'{"status":"ok"}').startswith(b"HTTP/1.1 200")
+            sock.close()
+        assert cluster.router.text().count("cannot accept") < 100
+        assert cluster.get("/health")[0] == 200
 
 
 def test_nothing_is_left_of_cut_streams(baton, tiny, logs, sanitized, long):
