@@ -177,9 +177,25 @@ static void sift(const float *values, uint32_t *heap, uint32_t n, uint32_t at) {
     heap[at] = id;
 }
 
-/* The id at which the first candidates in order are n_max, or reach the mass `enough`. Only those
- * are taken off the heap, so that a short list costs little more than one pass. */
-static uint32_t find_last(struct bt_sampler *s, uint32_t n, uint32_t n_max, double enough) {
+/* The candidates among which the first n_max, or the first with the mass `enough`, must be: those
+ * above a floor, tried from high to low, so that a heap is made of few. The margin covers that the
+ * mass is summed here in another order. */
+static uint32_t collect_first(struct bt_sampler *s, const struct cut *cut, uint32_t n_max,
+                              double enough) {
+    static const float floors[] = {0x1p-7f, 0x1p-14f};
+    for (size_t i = 0; i < sizeof floors / sizeof *floors && floors[i] > cut->floor; i++) {
+        struct cut high = {floors[i], cut->last};
+        uint32_t n = collect(s, &high);
+        if (n >= n_max || sum(s, n) >= enough * (1 + 0x1p-30))
+            return n;
+    }
+    return collect(s, cut);
+}
+
+/* The id at which the first candidates in order are n_max, or reach the mass `enough`. */
+static uint32_t find_last(struct bt_sampler *s, const struct cut *cut, uint32_t n_max,
+                          double enough) {
+    uint32_t n = collect_first(s, cut, n_max, enough);
     for (uint32_t i = n / 2; i-- > 0;)
         sift(s->values, s->ids, n, i);
     double mass = 0;
@@ -199,11 +215,11 @@ static int32_t pick(struct bt_sampler *s, const struct bt_sampling *how, uint32_
         cut.floor = 0x1p-126f; /* everything that is not masked; our exp gives no less */
     uint32_t n = collect(s, &cut);
     if (how->top_k > 0 && (uint32_t)how->top_k < n) {
-        cut.last = find_last(s, n, (uint32_t)how->top_k, INFINITY);
+        cut.last = find_last(s, &cut, (uint32_t)how->top_k, INFINITY);
         n = collect(s, &cut);
     }
     if (how->top_p < 1) {
-        cut.last = find_last(s, n, n, (double)how->top_p * sum(s, n));
+        cut.last = find_last(s, &cut, n, (double)how->top_p * sum(s, n));
         n = collect(s, &cut);
     }
     double reach = draw(how->seed, index) * sum(s, n), mass = 0;
