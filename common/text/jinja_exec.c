@@ -62,15 +62,12 @@ bt_status bt_jinja_call_macro(struct bt_jinja *j, const struct bt_jmacro *macro,
                               const struct bt_jnode *call, const struct bt_jmacro *caller,
                               struct bt_jvalue *out) {
     struct bt_jscope *from = j->scope;
-    uint32_t loop_depth = j->loop_depth;
     BT_TRY(bt_jinja_push_scope(j, macro->scope));
     BT_TRY(bind_parameters(j, macro, call, from));
     if (caller)
         BT_TRY(bt_jinja_bind(j, (struct bt_slice){"caller", 6},
                              (struct bt_jvalue){.kind = BT_J_MACRO, .macro = caller}));
-    j->loop_depth = 0;
     BT_TRY(capture(j, macro->node->body, NULL, out));
-    j->loop_depth = loop_depth;
     j->scope = from;
     return BT_OK;
 }
@@ -144,7 +141,7 @@ static bt_status exec_for(struct bt_jinja *j, const struct bt_jnode *node) {
         BT_TRY(choose(j, node, &list));
     BT_TRY(bt_jinja_take(j, sizeof(struct bt_jloop), &memory));
     struct bt_jloop *loop = memory;
-    *loop = (struct bt_jloop){.items = list, .depth = ++j->loop_depth};
+    *loop = (struct bt_jloop){.items = list};
     struct bt_jscope *around = j->scope;
     bool completed = false;
     for (size_t i = 0; i < list->n_items && j->flow != BT_JFLOW_BREAK; i++) {
@@ -160,7 +157,6 @@ static bt_status exec_for(struct bt_jinja *j, const struct bt_jnode *node) {
     }
     j->flow = BT_JFLOW_ON;
     j->scope = around;
-    j->loop_depth--;
     /* As Jinja compiles it: else runs where no pass came to the body's end, not only for no items.
      */
     return completed ? BT_OK : bt_jinja_exec(j, node->other);
@@ -228,8 +224,13 @@ static bt_status exec_node(struct bt_jinja *j, const struct bt_jnode *node) {
         return bt_jinja_bind(j, node->name, (struct bt_jvalue){.kind = BT_J_MACRO, .macro = macro});
     case BT_JNODE_CALL_BLOCK:
         return exec_call(j, node);
-    case BT_JNODE_GROUP:
-        return bt_jinja_exec(j, node->body);
+    case BT_JNODE_GROUP: {
+        struct bt_jscope *around = j->scope;
+        BT_TRY(bt_jinja_push_scope(j, around));
+        BT_TRY(bt_jinja_exec(j, node->body));
+        j->scope = around;
+        return BT_OK;
+    }
     case BT_JNODE_BREAK:
         j->flow = BT_JFLOW_BREAK;
         return BT_OK;

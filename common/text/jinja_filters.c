@@ -44,6 +44,8 @@ FILTER(filter_abs) {
     if (bt_jvalue_real(self) < 0)
         return bt_jinja_negate(j, self, out);
     *out = *self;
+    if (self->kind == BT_J_BOOL)
+        *out = bt_jvalue_int(self->boolean);
     return BT_OK;
 }
 

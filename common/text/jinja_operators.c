@@ -64,6 +64,7 @@ static bt_status repeat(struct bt_jinja *j, const struct bt_jvalue *a, int64_t t
     for (size_t i = 0; i < n * (size_t)times; i++)
         items[i] = a->list->items[i % n];
     out->tainted = a->tainted;
+    out->is_tuple = a->is_tuple;
     return BT_OK;
 }
 
@@ -174,8 +175,11 @@ bt_status bt_jinja_binary(struct bt_jinja *j, enum bt_jop op, const struct bt_jv
         return repeat(j, b, bt_jvalue_integer(a), out);
     if (op == BT_JOP_MOD && a->kind == BT_J_STRING) {
         bool is_tuple = b->kind == BT_J_LIST && b->is_tuple;
+        /* What could be looked into by name may also not be used at all. */
+        bool is_idle = !is_tuple && (b->kind == BT_J_LIST || b->kind == BT_J_DICT) &&
+                       !(a->string->n_bytes && memchr(a->string->data, '%', a->string->n_bytes));
         return bt_jinja_format(j, a->string, is_tuple ? b->list->items : b,
-                               is_tuple ? b->list->n_items : 1, out);
+                               is_tuple ? b->list->n_items : !is_idle, out);
     }
     return bad_operands(j, names[op], a, b);
 }

@@ -73,7 +73,6 @@ struct bt_jdict {
 struct bt_jloop {
     const struct bt_jlist *items;
     size_t index;
-    uint32_t depth; /* 1: outermost */
 };
 
 struct bt_jmethod {
@@ -93,7 +92,7 @@ struct bt_jinja {
     struct bt_arena arena;
     struct bt_error *err;
     uint32_t line; /* of the template, for errors */
-    uint32_t depth, loop_depth;
+    uint32_t depth;
     int64_t steps_left;
     int64_t now_s;
     struct bt_jbuffer *out;
