@@ -1,5 +1,5 @@
 /* The tests behind "is". */
-#include <string.h>
+#include <math.h>
 
 #include "common/text/jinja_builtins.h"
 #include "common/text/jinja_eval.h"
@@ -72,9 +72,14 @@ static bt_status test_sameas(struct bt_jinja *j, const struct bt_jvalue *self,
 
 static bt_status divides(struct bt_jinja *j, const struct bt_jvalue *self, int64_t by,
                          int64_t wanted, struct bt_jvalue *out) {
-    if (!is_integer(self) || by == 0)
+    if (!bt_jvalue_is_number(self) || by == 0)
         return bt_jinja_fail(j, BT_E_INVALID, "a value of type %s divided by %lld",
                              bt_jvalue_type_name(self), (long long)by);
+    if (self->kind == BT_J_FLOAT) {
+        double real_rest = fabs(fmod(self->real, (double)by));
+        *out = bt_jvalue_bool(real_rest >= (double)wanted && real_rest <= (double)wanted);
+        return BT_OK;
+    }
     int64_t rest = by == -1 ? 0 : bt_jvalue_integer(self) % by;
     *out = bt_jvalue_bool((rest < 0 ? -rest : rest) == wanted);
     return BT_OK;
