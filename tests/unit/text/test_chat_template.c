@@ -72,6 +72,36 @@ static void test_golden_renderings(void **state) {
     json_decref(data);
 }
 
+/* Templates put together at random, rendered by Jinja itself; null: it raised an error. */
+static void test_random_templates(void **state) {
+    (void)state;
+    json_error_t why;
+    json_t *data = json_load_file(BT_FIXTURES "/chat/random.json", 0, &why), *one;
+    assert_non_null(data);
+    json_t *conversations = json_object_get(data, "conversations");
+    size_t i, n = 0;
+    json_array_foreach(json_object_get(data, "cases"), i, one) {
+        const char *source = json_string_value(json_array_get(one, 0));
+        json_int_t conversation = json_integer_value(json_array_get(one, 1));
+        const json_t *text = json_array_get(one, 2);
+        struct bt_chat_text out = {0};
+        struct bt_error err = {0};
+        bt_status status =
+            render(source, json_array_get(conversations, (size_t)conversation), NULL, &out, &err);
+        if (json_is_null(text) != (status < 0))
+            fail_msg("%s: status %d, %s", source, status, err.text);
+        if (status == BT_OK && (out.n_bytes != json_string_length(text) ||
+                                memcmp(out.text, json_string_value(text), out.n_bytes)))
+            fail_msg("%s:\n%.*s\nexpected:\n%s", source, (int)out.n_bytes, out.text,
+                     json_string_value(text));
+        if (status == BT_OK)
+            bt_chat_text_fini(&out);
+        n++;
+    }
+    assert_int_equal(n, 400);
+    json_decref(data);
+}
+
 /* Renders with one message {"role": "user", "content": content}. */
 static void expect(const char *source, const char *content, const char *expected) {
     json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", content);
@@ -382,13 +412,10 @@ static void test_output_bound(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_expressions),
-        cmocka_unit_test(test_statements),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_golden_renderings),
-        cmocka_unit_test(test_origin_of_each_byte),
-        cmocka_unit_test(test_reads_parts),
-        cmocka_unit_test(test_output_bound),
+        cmocka_unit_test(test_expressions),      cmocka_unit_test(test_statements),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_golden_renderings),
+        cmocka_unit_test(test_random_templates), cmocka_unit_test(test_origin_of_each_byte),
+        cmocka_unit_test(test_reads_parts),      cmocka_unit_test(test_output_bound),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
