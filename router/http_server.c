@@ -211,6 +211,8 @@ void bt_http_call_reply(struct bt_http_call *call, int code, const char *content
         evhttp_add_header(headers, "Content-Length", length);
     } else if ((out = evbuffer_new())) {
         evbuffer_add(out, body.data, body.n_bytes);
+    } else {
+        code = 503;
     }
     end_call(call);
     evhttp_send_reply(request, code, NULL, out);
