@@ -11,8 +11,11 @@ static void hand_block(enum bt_tensor_type type, uint8_t *block) {
     if (type == BT_TENSOR_Q4_1)
         memcpy(block + 2, M, 2);
     uint8_t *quants = block + (type == BT_TENSOR_Q4_1 ? 4 : 2);
-    for (int i = 0; i < (type == BT_TENSOR_Q8_0 ? 32 : 16); i++)
-        quants[i] = type == BT_TENSOR_Q8_0 ? (uint8_t)(i * 8 - 128) : (uint8_t)(i | (15 - i) << 4);
+    int is_q8 = type == BT_TENSOR_Q8_0;
+    for (int i = 0; i < (is_q8 ? 32 : 16); i++) {
+        int byte = is_q8 ? i * 8 - 128 : i | (15 - i) << 4;
+        quants[i] = (uint8_t)(byte & 0xff);
+    }
 }
 
 /* Low nibbles are values 0 .. 15, high nibbles 16 .. 31. */
