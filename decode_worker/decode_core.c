@@ -235,8 +235,7 @@ void bt_decode_core_link_refused(struct bt_decode_core *core) {
 void bt_decode_core_step_done(struct bt_decode_core *core, uint64_t now_us) {
     BT_ASSERT(core->step_out);
     core->step_out = false;
-    uint64_t us = now_us - core->step_posted_us;
-    core->step_us = core->step_us ? (7 * core->step_us + us) / 8 : us;
+    bt_step_times_add(&core->step_times, now_us - core->step_posted_us);
     bt_decode_on_step(core, now_us);
 }
 
@@ -344,11 +343,14 @@ static void tell_index(struct bt_decode_core *core) {
     bt_ledger_census(core->ledger, slot, core->census, n);
 }
 
-static void tell_status(struct bt_decode_core *core) {
+static void tell_status(struct bt_decode_core *core, uint64_t now_us) {
+    bt_step_times_refresh(&core->step_times, now_us);
     const struct bt_kv_recv_counters *kv = bt_kv_recv_counters(core->recv);
     struct bt_msg_status status = {
         .draining = core->draining,
-        .step_us = (uint32_t)core->step_us,
+        .step_us = core->step_times.mean_us,
+        .step_p50_us = core->step_times.p50_us,
+        .step_p99_us = core->step_times.p99_us,
         .kv_bytes = kv->bytes,
         .refused_frames = core->n_link_refused + kv->refused_ticket + kv->refused_generation +
                           kv->refused_range + kv->refused_order + kv->refused_link +
@@ -395,7 +397,7 @@ bool bt_decode_core_next(struct bt_decode_core *core, uint64_t now_us,
     if (next_of_recv(core, now_us, out)) /* composing may have preempted a lease */
         return true;
     tell_index(core);
-    tell_status(core);
+    tell_status(core, now_us);
     if (next_of_ledger(core, now_us, out))
         return true;
     bool told = bt_ledger_is_quiet(core->ledger) || !bt_ledger_n_attached(core->ledger);

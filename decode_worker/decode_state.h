@@ -3,6 +3,7 @@
  * Shared by decode_core.c (events, actions), decode_admit.c, decode_grow.c and decode_step.c. */
 #pragma once
 #include "common/base/block_hash.h"
+#include "common/base/step_times.h"
 #include "common/engine/batch.h"
 #include "common/kv/kv_pool.h"
 #include "common/kv/kv_recv.h"
@@ -59,7 +60,8 @@ struct bt_decode_core {
     uint32_t n_seqs, max_pages, n_active;
     uint64_t *census; /* [n_pages] hashes of one full census */
     bool step_out, draining, exit_told;
-    uint64_t drain_us, step_posted_us, step_us; /* step_us: mean of the last ones */
+    uint64_t drain_us, step_posted_us;
+    struct bt_step_times step_times;
     uint64_t n_link_refused;
     uint32_t coverage[BT_DECODE_STATE_COUNT * BT_DECODE_EVENT_COUNT];
 };

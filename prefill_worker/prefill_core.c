@@ -203,8 +203,7 @@ void bt_prefill_core_layer_done(struct bt_prefill_core *core, uint64_t now_us, u
 void bt_prefill_core_step_done(struct bt_prefill_core *core, uint64_t now_us) {
     BT_ASSERT(core->step_out);
     core->step_out = false;
-    uint64_t us = now_us - core->step_posted_us;
-    core->step_us = core->step_us ? (7 * core->step_us + us) / 8 : us;
+    bt_step_times_add(&core->step_times, now_us - core->step_posted_us);
     bt_prefill_on_step(core, now_us);
 }
 
@@ -320,10 +319,13 @@ static void tell_index(struct bt_prefill_core *core) {
     bt_ledger_census(core->ledger, slot, core->census, n);
 }
 
-static void tell_status(struct bt_prefill_core *core) {
+static void tell_status(struct bt_prefill_core *core, uint64_t now_us) {
+    bt_step_times_refresh(&core->step_times, now_us);
     struct bt_msg_status status = {
         .draining = core->draining,
-        .step_us = (uint32_t)core->step_us,
+        .step_us = core->step_times.mean_us,
+        .step_p50_us = core->step_times.p50_us,
+        .step_p99_us = core->step_times.p99_us,
         .kv_bytes = bt_kv_send_counters(core->send)->bytes,
         .links = bt_prefill_links_up(core),
     };
@@ -373,7 +375,7 @@ bool bt_prefill_core_next(struct bt_prefill_core *core, uint64_t now_us,
     if (bt_prefill_next_link_action(core, now_us, out))
         return true;
     tell_index(core);
-    tell_status(core);
+    tell_status(core, now_us);
     if (next_of_ledger(core, now_us, out))
         return true;
     bool told = bt_ledger_is_quiet(core->ledger) || !bt_ledger_n_attached(core->ledger);

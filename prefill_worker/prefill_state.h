@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "common/base/block_hash.h"
+#include "common/base/step_times.h"
 #include "common/engine/batch.h"
 #include "common/kv/kv_pool.h"
 #include "common/kv/kv_send.h"
@@ -84,7 +85,8 @@ struct bt_prefill_core {
     struct bt_prefill_link links[BT_MAX_LINKS];
     bool step_out, draining, exit_told;
     uint32_t n_layers_done; /* of the step that is out */
-    uint64_t drain_us, step_posted_us, step_us;
+    uint64_t drain_us, step_posted_us;
+    struct bt_step_times step_times;
     uint32_t coverage[BT_PREFILL_STATE_COUNT * BT_PREFILL_EVENT_COUNT];
 };
 

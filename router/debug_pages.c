@@ -232,11 +232,13 @@ static void write_worker(struct bt_text_buffer *out, const struct bt_worker_view
                           ",\"requests\":%" PRIu32 ",\"silent_us\":%" PRIu64,
                           w->incarnation.hi, w->incarnation.lo, w->max_context, w->max_seqs,
                           w->requests, w->silent_us);
-    bt_text_buffer_printf(
-        out,
-        ",\"running\":%" PRIu32 ",\"backlog_tokens\":%" PRIu32 ",\"step_us\":%" PRIu32
-        ",\"links\":%" PRIu32 ",\"kv_bytes\":%" PRIu64 ",\"refused_frames\":%" PRIu64,
-        s->running, s->backlog_tokens, s->step_us, s->links, s->kv_bytes, s->refused_frames);
+    bt_text_buffer_printf(out,
+                          ",\"running\":%" PRIu32 ",\"backlog_tokens\":%" PRIu32
+                          ",\"step_us\":%" PRIu32 ",\"step_p50_us\":%" PRIu32
+                          ",\"step_p99_us\":%" PRIu32 ",\"links\":%" PRIu32 ",\"kv_bytes\":%" PRIu64
+                          ",\"refused_frames\":%" PRIu64,
+                          s->running, s->backlog_tokens, s->step_us, s->step_p50_us, s->step_p99_us,
+                          s->links, s->kv_bytes, s->refused_frames);
     const struct bt_census *c = &s->census;
     bt_text_buffer_printf(out,
                           ",\"pages\":{\"total\":%" PRIu32 ",\"free\":%" PRIu32

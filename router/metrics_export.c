@@ -73,6 +73,23 @@ static void write_worker_value(struct evbuffer *out, const struct views *views, 
     }
 }
 
+static void write_step_quantiles(struct evbuffer *out, const struct views *views) {
+    bt_metrics_family(out, "baton_step_seconds", BT_METRIC_GAUGE,
+                      "Duration that this share of a worker's last 1,024 steps does not exceed.");
+    for (size_t i = 0; i < views->n; i++) {
+        const struct bt_worker_view *w = &views->rows[i];
+        const struct {
+            const char *quantile;
+            uint32_t us;
+        } rows[] = {{"0.5", w->status.step_p50_us}, {"0.99", w->status.step_p99_us}};
+        for (size_t r = 0; r < 2; r++) {
+            const struct bt_label labels[] = {
+                {"worker", w->name}, {"role", role_name(w->role)}, {"quantile", rows[r].quantile}};
+            bt_metrics_double(out, "baton_step_seconds", labels, 3, (double)rows[r].us / 1e6);
+        }
+    }
+}
+
 static void write_workers(struct evbuffer *out, const struct views *views) {
     write_pages(out, views);
     write_worker_value(out, views, "baton_kv_transfer_bytes_total", BT_METRIC_COUNTER,
@@ -90,6 +107,7 @@ static void write_workers(struct evbuffer *out, const struct views *views) {
                        "Prompt tokens accepted and not yet computed.", W_BACKLOG);
     write_worker_value(out, views, "baton_worker_step_seconds", BT_METRIC_GAUGE,
                        "Mean duration of the last steps.", W_STEP);
+    write_step_quantiles(out, views);
 }
 
 static void write_table(struct evbuffer *out, const struct bt_router_counters *c,

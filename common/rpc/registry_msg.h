@@ -80,6 +80,8 @@ struct bt_msg_status {
     uint64_t kv_bytes;       /* KV bytes received (D) or sent (P) on links since start */
     uint64_t refused_frames; /* D: link frames and messages refused since start */
     uint32_t links;          /* KV links up */
+    uint32_t step_p50_us;    /* what half of the last 1,024 steps do not exceed */
+    uint32_t step_p99_us;    /* and 99 % of them */
 };
 
 /* Blocks added to and evicted from the prefix cache. A full census is a run of messages, the first

@@ -96,6 +96,8 @@ static void put_status(struct build *b, const struct bt_msg_status *status) {
     b->status.kv_bytes = status->kv_bytes;
     b->status.refused_frames = status->refused_frames;
     b->status.links = status->links;
+    b->status.step_p50_us = status->step_p50_us;
+    b->status.step_p99_us = status->step_p99_us;
 }
 
 static void put_blocks(struct build *b, const struct bt_msg_blocks *blocks) {

@@ -91,6 +91,8 @@ static void get_status(const Baton__V1__Status *from, struct bt_msg_status *stat
     status->kv_bytes = from->kv_bytes;
     status->refused_frames = from->refused_frames;
     status->links = from->links;
+    status->step_p50_us = from->step_p50_us;
+    status->step_p99_us = from->step_p99_us;
 }
 
 static bt_status get_blocks(const Baton__V1__Blocks *from, struct bt_msg_blocks *blocks,

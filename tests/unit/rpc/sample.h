@@ -232,9 +232,9 @@ static inline void draw_message(uint64_t *seed, enum bt_msg_type type, struct bt
         draw_join(seed, &msg->join);
         break;
     case BT_MSG_STATUS:
-        msg->status = (struct bt_msg_status){draw_census(seed), draw_u32(seed), draw_u32(seed),
-                                             draw_u32(seed),    draw(seed) % 2, draw(seed),
-                                             draw(seed),        draw_u32(seed)};
+        msg->status = (struct bt_msg_status){
+            draw_census(seed), draw_u32(seed), draw_u32(seed), draw_u32(seed), draw(seed) % 2,
+            draw(seed),        draw(seed),     draw_u32(seed), draw_u32(seed), draw_u32(seed)};
         break;
     case BT_MSG_BLOCKS:
         draw_blocks(seed, &msg->blocks, lists);
@@ -314,6 +314,8 @@ static inline void same_status(const struct bt_msg_status *a, const struct bt_ms
     SAME(kv_bytes);
     SAME(refused_frames);
     SAME(links);
+    SAME(step_p50_us);
+    SAME(step_p99_us);
 }
 
 static inline void same_blocks(const struct bt_msg_blocks *a, const struct bt_msg_blocks *b) {
