@@ -174,16 +174,17 @@ class Attached:
                 self.pieces = b""
                 self._take(whole)
 
-    def claim(self, tokens):
-        """Says that it has this prompt in its cache, so that the router prefers it. The marker in the status that
+    def claim(self, *prompts):
+        """Says that it has these prompts in its cache, so that the router prefers it. The marker in the status that
         follows shows up in /debug/workers when the router has read it."""
-        blocks = self.layout.blocks(tokens)[:len(tokens) // PAGE_TOKENS]
+        blocks = [b for tokens in prompts for b in self.layout.blocks(tokens)[:len(tokens) // PAGE_TOKENS]]
         self.say(blocks=registry.Blocks(sequence=1, census_first=True, census_last=True,
                                         added=[lo for _, lo in blocks]))
         self.marker = 1000 + len(blocks)
         self.say(status=self.status())
 
     def leave(self):
+        """May be called again."""
         self.call.cancel()
         self.out.put(None)
         self.channel.close()
