@@ -1,7 +1,9 @@
 /* The command: finds the role or tool named by its first word and hands over. */
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/chat.h"
 #include "cli/inspect.h"
@@ -33,7 +35,19 @@ static void print_help(FILE *out) {
                  "Each command: baton COMMAND --help\n");
 }
 
+/* Where standard input, output or error is closed, the next file opened would take its number and
+ * get what is printed. */
+static void fill_standard_descriptors(void) {
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
+
 int main(int argc, char **argv) {
+    fill_standard_descriptors();
     const char *word = argc > 1 ? argv[1] : "";
     signal(SIGPIPE, SIG_IGN); /* a peer that left is an error of one write, not the end of all */
     if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help")) {

@@ -207,7 +207,7 @@ static bt_status start(struct worker *worker, const struct bt_worker_options *op
         .n_vocab = info->n_vocab,
         .chunk_tokens = options->chunk_tokens,
         .max_offers = MAX_OFFERS,
-        .drain_ms = BT_WORKER_DRAIN_MS,
+        .drain_ms = options->drain_seconds * 1000,
     };
     config.join.role = BT_ROLE_PREFILL;
     BT_TRY(bt_worker_join(&worker->host, &config.join, err));

@@ -23,6 +23,7 @@ enum {
     BT_WORKER_SEQS_MAX = 1024,
     BT_WORKER_CHUNK_TOKENS_MAX = 8192,
     BT_WORKER_CONTEXT_MAX = 1 << 20,
+    BT_WORKER_DRAIN_SECONDS_MAX = 86400,
     BT_WORKER_KV_TOKENS_STANDARD = 16384, /* --kv-tokens where neither it nor --kv-memory is set */
 };
 
@@ -46,6 +47,8 @@ struct bt_worker_options {
     uint32_t max_context;  /* tokens of prompt and answer together; 0: the model's */
     uint32_t max_seqs;     /* sequences at the same time, >= 1 */
     uint32_t chunk_tokens; /* most prompt tokens in one step, >= BT_PAGE_TOKENS */
+
+    uint32_t drain_seconds; /* after SIGTERM: what still runs then is moved elsewhere */
 
     const char *link_listen;    /* decode: "host:port" for KV links, port 0: chosen; else NULL */
     const char *link_advertise; /* decode: "host:port" that prefill workers dial; NULL: listen's */

@@ -169,11 +169,13 @@ void bt_worker_host_fini(struct bt_worker_host *host) {
 
 int bt_worker_host_run(struct bt_worker_host *host) {
     host->turn(host->arg);
-    event_base_dispatch(host->base);
+    if (!host->is_stopped) /* dispatch forgets a break that came before it */
+        event_base_dispatch(host->base);
     return host->exit_code;
 }
 
 void bt_worker_host_stop(struct bt_worker_host *host, int exit_code) {
+    host->is_stopped = true;
     host->exit_code = exit_code;
     event_base_loopbreak(host->base);
 }
@@ -225,7 +227,8 @@ bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
     if (!bt_rpc_next(host->streams, event))
         return false;
     BT_ASSERT(event->slot < BT_MAX_ROUTERS);
-    if (event->type == BT_RPC_OPENED)
+    /* A stream that opens and is then refused is no success: dialled at once, it would spin. */
+    if (event->type == BT_RPC_MESSAGE && event->msg->type == BT_MSG_WELCOME)
         host->routers[event->slot].failures = 0;
     else if (event->type == BT_RPC_CLOSED)
         on_closed(host, now_us, event);

@@ -15,10 +15,7 @@
 struct event;
 struct event_base;
 
-enum {
-    BT_WORKER_TICK_MS = 25,     /* the cores want 50 at most */
-    BT_WORKER_DRAIN_MS = 30000, /* after SIGTERM: then what still runs is moved elsewhere */
-};
+enum { BT_WORKER_TICK_MS = 25 }; /* the cores want 50 at most */
 
 struct bt_worker_host {
     const struct bt_worker_options *options; /* borrowed */
@@ -30,6 +27,7 @@ struct bt_worker_host {
     void (*turn)(void *arg);
     void *arg;
     int n_signals; /* SIGTERM and SIGINT so far: the first drains, the second ends at once */
+    bool is_stopped;
     int exit_code;
     struct bt_id incarnation;
     uint64_t random; /* state of the redial spread */
