@@ -139,6 +139,7 @@ uint32_t bt_ledger_take_lost(struct bt_ledger *ledger) {
     for (uint32_t i = 0; ledger->n_lost && i < ledger->config.max_jobs; i++)
         if (ledger->jobs[i].used && ledger->jobs[i].lost) {
             ledger->jobs[i].lost = false;
+            ledger->jobs[i].given_up = true;
             ledger->jobs[i].ended = false; /* nothing is remembered of it */
             ledger->n_lost--;
             return i;
@@ -317,7 +318,7 @@ static void on_resume(struct bt_ledger *ledger, uint32_t slot, uint32_t router,
     for (uint32_t i = 0; i < resume->n_rows; i++) {
         const struct bt_resume *row = &resume->rows[i];
         struct bt_job *job = find(ledger, router, row->key);
-        if (!job || !bt_id_equal(job->ticket, row->ticket)) {
+        if (!job || job->given_up || !bt_id_equal(job->ticket, row->ticket)) {
             bt_ledger_refuse_key_(ledger, slot, row->key);
             continue;
         }

@@ -27,9 +27,10 @@ enum {
 struct bt_job {
     uint32_t id; /* its number */
     bool used;
-    bool held;  /* the core still has a sequence for it */
-    bool ended; /* its end is known (`end`) */
-    bool lost;  /* its router is gone or does not list it: the core must end it without a word */
+    bool held;     /* the core still has a sequence for it */
+    bool ended;    /* its end is known (`end`) */
+    bool lost;     /* its router is gone or does not list it: the core must end it without a word */
+    bool given_up; /* it was, and the core has been told; a step may still hold it */
     bool confirmed;
     uint32_t router; /* index of the incarnation */
     struct bt_attempt key;

@@ -55,8 +55,19 @@ enum sim_fault {
     SIM_LIE_DUPLICATE,
     SIM_LIE_COMMIT,
     SIM_LATE_HELLO,
+    SIM_LIE_CHECKSUM,
+    SIM_LIE_WITHDRAWN,
+    SIM_LIVE_FIRST,
     SIM_CORRUPT,
     SIM_NONFINITE,
+    SIM_POWER_LOSS, /* a process ends and nobody is told */
+    SIM_SLOW_STEP,
+    SIM_LATE_STOP, /* the text was matched when the request had gone on */
+    SIM_SHORT_QUEUE,
+    SIM_ROUTER_FULL,
+    SIM_FOREIGN_TOKEN, /* a token that the workers' model does not have */
+    SIM_SHORT_CUT,     /* of links, and nothing else in that seed */
+    SIM_LATE_TOKENS,   /* of a worker that its router has given up */
     SIM_FAULT_COUNT,
 };
 const char *sim_fault_name(enum sim_fault fault);
@@ -87,6 +98,7 @@ enum sim_event_type {
     SIM_ON_LAND,
     SIM_ON_LINK_DOWN,
     SIM_ON_FAULT,
+    SIM_ON_STOP,
     SIM_ON_RESTART,
 };
 
@@ -116,7 +128,8 @@ struct sim_conn {
     uint32_t n_landing;
     struct bt_kv_frame last_frame; /* for lies */
     bool has_frame;
-    bool tampers; /* the next commit on it is of another prompt */
+    struct bt_id worker; /* incarnation of the worker on it */
+    bool tampers;        /* the next commit on it is of another prompt */
 };
 
 /* A frame on its way. */
@@ -124,6 +137,7 @@ struct sim_frame {
     struct bt_kv_outgoing out;
     uint64_t contents[BT_KV_FRAME_PAGES];
     bool is_lie;
+    bool is_forged; /* in the right place, and its sums are wrong */
     struct bt_kv_landing landing;
     bool is_dead; /* the receive has ended already */
     bool is_corrupt;
@@ -159,6 +173,10 @@ struct sim_node {
 
 struct sim_client {
     bool sent, ended, cancelled, stops, lost; /* lost: its router died */
+    bool is_foreign;                          /* its prompt has a token that no worker knows */
+    bool stops_late, stop_due; /* the stop comes after stop_at, when the request is in `aim` */
+    bool aims_cancel;          /* the client goes when the request is in `aim` */
+    enum bt_request_state aim;
     int router;
     int32_t prompt[SIM_CONTEXT];
     uint32_t n_prompt;
@@ -205,8 +223,13 @@ struct sim {
     enum bt_disaggregate disaggregate;
     bool faulty; /* this seed has faults */
     bool enabled[SIM_FAULT_COUNT];
-    bool split;        /* links carry bulk beside control: bytes land later than their header */
-    bool long_answers; /* and small pools: sequences must be preempted */
+    bool short_cuts; /* only links are cut, and never as long as it takes to notice */
+    bool split;      /* links carry bulk beside control: bytes land later than their header */
+    bool eager;      /* and let go of the sender's pages before the bytes have landed */
+    bool tight;      /* the router's bounds are small */
+    uint32_t queue_ms;
+    struct bt_id speaker; /* the worker whose message a router handles now; 0: none */
+    bool long_answers;    /* and small pools: sequences must be preempted */
     uint32_t page_bytes;
     uint32_t slow_percent; /* of messages */
     uint64_t calm_us;      /* no faults after this */
@@ -255,8 +278,8 @@ void sim_on_message(struct sim *sim, const struct sim_event *event);
 void sim_on_closed(struct sim *sim, const struct sim_event *event);
 struct sim_conn *sim_conn_at(struct sim *sim, int node, uint32_t slot, bool is_link);
 int sim_conn_new(struct sim *sim);
-/* Every connection of a node that has just died: the other end will hear of it. */
-void sim_drop_conns(struct sim *sim, int node);
+/* Every connection of a node that has just died: the other end will hear of it, or notice. */
+void sim_drop_conns(struct sim *sim, int node, bool silent);
 uint64_t sim_cut_until(const struct sim *sim, const struct sim_conn *conn);
 
 /* sim_links.c */
@@ -273,13 +296,42 @@ void sim_on_frame(struct sim *sim, const struct sim_event *event);
 void sim_on_land(struct sim *sim, const struct sim_event *event);
 void sim_on_link_down(struct sim *sim, const struct sim_event *event);
 void sim_end_link(struct sim *sim, uint32_t conn, int end);
+/* The sender's end is gone and the other will not be told: it notices after 2 s. */
+void sim_lose_link(struct sim *sim, uint32_t conn, int end);
+
+/* sim_faults.c */
+void sim_plan_faults(struct sim *sim);
+void sim_on_fault(struct sim *sim, enum sim_fault fault);
+bool sim_is_enabled(const struct sim *sim, enum sim_fault fault);
+
+/* sim_lies.c */
 void sim_lie(struct sim *sim, enum sim_fault fault);
+/* A prefill worker gives up what it has not said hello for. */
+void sim_lie_withdrawn(struct sim *sim, int decode);
+/* A decode worker that has the cache says so before the tokens that it has sent. */
+void sim_live_first(struct sim *sim, int router, uint32_t slot, const struct bt_msg_pgone *pgone);
+/* The leases of a decode worker beside one: what a forged frame must not touch. */
+uint64_t sim_other_leases(const struct sim_node *decode, uint32_t lease);
+bool sim_lease_is(const struct sim_node *decode, uint32_t lease, uint64_t generation);
+
+/* sim_check.c */
+void sim_check_node(struct sim *sim, int node);
+/* When everything has ended. */
+void sim_check_rest(struct sim *sim);
+/* The oldest sequence always finishes: whoever was preempted, an older one is still there. */
+void sim_check_preempted(struct sim *sim, int node, const struct bt_msg_ended *end);
+/* A committed attempt is not thrown away because its prefill worker has gone. */
+void sim_check_cancel(struct sim *sim, int router, uint32_t slot,
+                      const struct bt_msg_cancel *cancel);
+/* A token is taken from the workers of the request's attempt only. */
+void sim_check_speaker(struct sim *sim, int router, const struct bt_request *req);
+bool sim_is_given_up(const struct sim_node *router, uint32_t slot);
 
 /* sim_nodes.c */
 void sim_start_node(struct sim *sim, int node);
-void sim_kill_node(struct sim *sim, int node);
+/* silent: nobody is told, the others find out by themselves. */
+void sim_kill_node(struct sim *sim, int node, bool silent);
 void sim_drain_actions(struct sim *sim, int node);
-void sim_check_node(struct sim *sim, int node);
 void sim_gather(struct sim *sim, int node);
 uint32_t sim_n_pairs_prefill(void);
 uint32_t sim_n_pairs_decode(void);
@@ -292,6 +344,9 @@ int sim_node_of(const struct sim *sim, struct bt_id incarnation);
 void sim_make_clients(struct sim *sim);
 void sim_on_arrive(struct sim *sim, uint32_t client);
 void sim_on_cancel(struct sim *sim, uint32_t client);
+void sim_on_stop(struct sim *sim, uint32_t client);
+/* Clients that wait for a state of their request before they go or stop. */
+void sim_aim(struct sim *sim, int router);
 void sim_on_emit(struct sim *sim, const struct bt_router_action *action);
 void sim_on_end(struct sim *sim, const struct bt_router_action *action);
 void sim_clients_lost(struct sim *sim, int router);

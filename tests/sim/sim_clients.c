@@ -31,12 +31,23 @@ void sim_make_clients(struct sim *sim) {
         client->seed_given = sim_chance(random, 50);
         uint64_t at = sim->now_us + 300000 + sim_below(random, 2500000);
         sim_push(sim, at, SIM_ON_ARRIVE, -1, (uint32_t)c, 0, NULL);
-        if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25))
-            sim_push(sim, at + sim_below(random, 1500000), SIM_ON_CANCEL, -1, (uint32_t)c, 0, NULL);
+        client->aim = BT_REQUEST_QUEUED + sim_below(random, BT_REQUEST_ENDED - BT_REQUEST_QUEUED);
+        if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25)) {
+            client->aims_cancel = sim_chance(random, 40);
+            if (!client->aims_cancel)
+                sim_push(sim, at + sim_below(random, 1500000), SIM_ON_CANCEL, -1, (uint32_t)c, 0,
+                         NULL);
+        }
         if (sim->enabled[SIM_SHORT_DEADLINE] && sim_chance(random, 15))
             client->deadline_ms = 1 + sim_below(random, 1500);
         if (sim->enabled[SIM_STOP_STRING] && sim_chance(random, 20))
             client->stop_at = 1 + sim_below(random, client->sampling.max_tokens);
+        client->stops_late = sim->enabled[SIM_LATE_STOP] && sim_chance(random, 50);
+        if (client->stops_late)
+            client->stop_at = 1 + sim_below(random, 4);
+        client->is_foreign = sim->enabled[SIM_FOREIGN_TOKEN] && sim_chance(random, 10);
+        if (client->is_foreign)
+            client->prompt[client->n_prompt - 1] = SIM_VOCAB + (int32_t)sim_below(random, 3);
     }
 }
 
@@ -72,13 +83,17 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
     memcpy(client->tokens, client->prompt, client->n_prompt * sizeof *client->prompt);
     bt_status status =
         bt_router_core_submit(router->router, sim->now_us, &submit, &client->req, &err);
-    sim_say(sim, client->router, "client %u asks: %u tokens, at most %u more%s", c,
-            client->n_prompt, client->sampling.max_tokens, status < 0 ? ", refused" : "");
+    sim_say(sim, client->router, "client %u asks: %u tokens, at most %u more, request %llu", c,
+            client->n_prompt, client->sampling.max_tokens,
+            status < 0 ? 0 : (unsigned long long)client->req->id);
     if (status < 0) {
         client->ended = true;
         client->status = status;
         client->ended_us = sim->now_us;
         sim->coverage->n_refused++;
+        sim->coverage->faults[SIM_ROUTER_FULL] += status == BT_E_FULL;
+        if (status == BT_E_FULL && !sim->tight)
+            sim_fail(sim, "liveness", "client %u is refused: %s", c, err.text);
         if (status != BT_E_TOO_LARGE && status != BT_E_FULL && status != BT_E_UNAVAILABLE)
             sim_fail(sim, "liveness", "client %u is refused: %s", c, err.text);
     }
@@ -94,6 +109,33 @@ void sim_on_cancel(struct sim *sim, uint32_t c) {
     sim_say(sim, client->router, "client %u goes away", c);
     bt_router_core_cancel(sim->nodes[client->router].router, sim->now_us, client->req);
     sim_drain_actions(sim, client->router);
+}
+
+void sim_on_stop(struct sim *sim, uint32_t c) {
+    struct sim_client *client = &sim->clients[c];
+    if (client->ended || client->lost)
+        return;
+    client->stops = true;
+    sim->coverage->faults[SIM_LATE_STOP]++;
+    sim_say(sim, client->router, "client %u: a stop string matched", c);
+    bt_router_core_stop(sim->nodes[client->router].router, sim->now_us, client->req);
+    sim_drain_actions(sim, client->router);
+}
+
+void sim_aim(struct sim *sim, int router) {
+    for (int c = 0; c < sim->n_clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        if (client->router != router || !client->req || client->ended ||
+            client->req->state != client->aim)
+            continue;
+        if (client->stop_due)
+            sim_push(sim, sim->now_us, SIM_ON_STOP, -1, (uint32_t)c, 0, NULL);
+        else if (client->aims_cancel && sim_chance(&sim->random, 30))
+            sim_push(sim, sim->now_us, SIM_ON_CANCEL, -1, (uint32_t)c, 0, NULL);
+        else
+            continue;
+        client->stop_due = client->aims_cancel = false;
+    }
 }
 
 void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
@@ -117,15 +159,53 @@ void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
                  "client %d: token %u is %d finish %d, must be %d finish %d (hash %s)", c, index,
                  action->token, (int)action->finish, expected, (int)finish,
                  action->hash == hash ? "equal" : "differs");
+    if (client->is_foreign)
+        sim_fail(sim, "no token from another prompt", "client %d: its prompt cannot be computed",
+                 c);
+    sim_check_speaker(sim, client->router, action->req);
     client->tokens[client->n_tokens++] = action->token;
     client->finish = action->finish;
     sim_say(sim, client->router, "client %d gets token %u: %d%s", c, index, action->token,
             action->finish ? " (last)" : "");
-    if (client->stop_at && index + 1 == client->stop_at && !action->finish) {
+    if (client->stops_late) {
+        client->stop_due = client->stop_due || index + 1 == client->stop_at;
+    } else if (client->stop_at && index + 1 == client->stop_at && !action->finish) {
         client->stops = true;
         sim->coverage->faults[SIM_STOP_STRING]++;
         bt_router_core_stop(sim->nodes[client->router].router, sim->now_us, action->req);
     }
+}
+
+/* Whether the client may end like this, and which fault it was. */
+static void count_end(struct sim *sim, int c, const struct bt_router_action *action) {
+    const struct sim_client *client = &sim->clients[c];
+    struct sim_coverage *all = sim->coverage;
+    bool waited = strstr(action->reason, "no place was free") != NULL;
+    if (action->status == BT_OK) {
+        all->n_ok++;
+        if (!client->stops && client->finish == BT_FINISH_NONE)
+            sim_fail(sim, "no token twice, missing or out of order",
+                     "client %d ends in order after %u tokens without a last one", c,
+                     client->n_tokens - client->n_prompt);
+        return;
+    }
+    if (action->status == BT_E_CANCELLED && client->cancelled) {
+        all->n_cancelled++;
+        return;
+    }
+    if (action->status == BT_E_DEADLINE && client->deadline_ms && !waited) {
+        all->faults[SIM_SHORT_DEADLINE]++;
+        return;
+    }
+    all->n_failed++;
+    if (action->status == BT_E_DEADLINE && waited && sim->enabled[SIM_SHORT_QUEUE])
+        all->faults[SIM_SHORT_QUEUE]++;
+    else if (action->status == BT_E_TOO_LARGE && client->is_foreign)
+        all->faults[SIM_FOREIGN_TOKEN]++;
+    else if (!sim->faulty || action->status == BT_E_DEADLINE || action->status == BT_E_CANCELLED ||
+             action->status == BT_E_TOO_LARGE)
+        sim_fail(sim, "liveness", "client %d ends with %s: %s", c, bt_status_name(action->status),
+                 action->reason);
 }
 
 void sim_on_end(struct sim *sim, const struct bt_router_action *action) {
@@ -147,22 +227,7 @@ void sim_on_end(struct sim *sim, const struct bt_router_action *action) {
     if (sim->now_us > deadline_us + 200000 && !was_paused)
         sim_fail(sim, "nothing waits past its deadline", "client %d ends %llu ms late", c,
                  (unsigned long long)(sim->now_us - deadline_us) / 1000);
-    if (action->status == BT_OK) {
-        sim->coverage->n_ok++;
-        if (!client->stops && client->finish == BT_FINISH_NONE)
-            sim_fail(sim, "no token twice, missing or out of order",
-                     "client %d ends in order after %u tokens without a last one", c,
-                     client->n_tokens - client->n_prompt);
-    } else if (action->status == BT_E_CANCELLED && client->cancelled) {
-        sim->coverage->n_cancelled++;
-    } else if (action->status == BT_E_DEADLINE && client->deadline_ms) {
-        sim->coverage->faults[SIM_SHORT_DEADLINE]++;
-    } else {
-        sim->coverage->n_failed++;
-        if (!sim->faulty || action->status == BT_E_DEADLINE || action->status == BT_E_CANCELLED)
-            sim_fail(sim, "liveness", "client %d ends with %s: %s", c,
-                     bt_status_name(action->status), action->reason);
-    }
+    count_end(sim, c, action);
 }
 
 void sim_clients_lost(struct sim *sim, int router) {

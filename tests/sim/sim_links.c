@@ -1,4 +1,4 @@
-/* KV links of the simulator: control and bulk, landings that take time, and frames that lie. */
+/* KV links of the simulator: control and bulk, and landings that take time. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -130,6 +130,14 @@ void sim_end_link(struct sim *sim, uint32_t i, int end) {
     tell_down(sim, i, end);
 }
 
+void sim_lose_link(struct sim *sim, uint32_t i, int end) {
+    struct sim_conn *conn = &sim->conns[i];
+    if (conn->open[!end])
+        sim_push(sim, sim->now_us + 2 * SIM_S + sim_below(&sim->random, 200000), SIM_ON_LINK_DOWN,
+                 -1, i, (uint32_t)!end, NULL);
+    tell_down(sim, i, end);
+}
+
 void sim_on_link_down(struct sim *sim, const struct sim_event *event) {
     sim_end_link(sim, event->a, (int)event->b);
 }
@@ -222,8 +230,7 @@ void sim_link_pump(struct sim *sim, int n, uint32_t link) {
         struct sim_frame *frame = calloc(1, sizeof *frame);
         if (!frame)
             abort();
-        p->corrupting =
-            sim->enabled[SIM_CORRUPT] && sim->now_us < sim->calm_us && sim_chance(&sim->random, 2);
+        p->corrupting = sim_is_enabled(sim, SIM_CORRUPT) && sim_chance(&sim->random, 2);
         if (!bt_prefill_core_next_frame(p->prefill, sim->now_us, link, &frame->out)) {
             free(frame);
             return;
@@ -236,14 +243,14 @@ void sim_link_pump(struct sim *sim, int n, uint32_t link) {
         conn->n_reading++;
         conn->last_frame = frame->out.frame;
         conn->has_frame = true;
-        if (!sim->split) {
+        if (!sim->split || sim->eager) {
             read_contents(p, frame);
             struct sim_frame *writing = copy_frame(frame);
             writing->reads = true;
             sim_push(sim, sim->now_us + 20 + sim_below(&sim->random, 3000), SIM_ON_FRAME_READ, n, i,
                      0, writing);
         }
-        frame->reads = sim->split;
+        frame->reads = sim->split && !sim->eager;
         sim_push(sim, sim_arrival(sim, &conn->last_us[1]), SIM_ON_FRAME, -1, i, 0, frame);
     }
 }
@@ -278,8 +285,8 @@ static void land(struct sim *sim, uint32_t i, struct sim_frame *frame) {
     struct sim_node *d = node_at(sim, conn, 1);
     const struct bt_kv_landing *landing = &frame->landing;
     uint64_t computed[BT_KV_FRAME_PAGES] = {0};
-    bool whole = !sim->split || (frame->reads && conn->open[0]);
-    if (sim->split && whole)
+    bool whole = !sim->split || sim->eager || (frame->reads && conn->open[0]);
+    if (sim->split && !sim->eager && whole)
         read_contents(node_at(sim, conn, 0), frame);
     for (uint32_t k = 0; k < landing->frame.n_pages && ends_page(sim, &landing->frame); k++) {
         /* A receive whose sender has gone may leave anything. */
@@ -287,8 +294,16 @@ static void land(struct sim *sim, uint32_t i, struct sim_frame *frame) {
         d->contents[(size_t)landing->frame.layer * d->n_pages + landing->pages[k]] = contents;
         computed[k] = sim_sum(contents);
     }
+    uint64_t others = sim_other_leases(d, landing->lease);
     bt_decode_core_link_frame_end(d->decode, sim->now_us, landing, whole,
                                   whole ? frame->out.sums : NULL, whole ? computed : NULL);
+    if (frame->is_forged && whole && ends_page(sim, &landing->frame) &&
+        sim_lease_is(d, landing->lease, landing->generation))
+        sim_fail(sim, "a forged frame ends its lease", "%s keeps lease %u", d->name,
+                 landing->lease);
+    if (frame->is_forged && others != sim_other_leases(d, landing->lease))
+        sim_fail(sim, "a forged frame ends no other lease", "%s: one beside lease %u", d->name,
+                 landing->lease);
     stop_reading(sim, i, frame);
     sim_drain_actions(sim, conn->node[1]);
 }
@@ -342,78 +357,4 @@ void sim_link_cut(struct sim *sim, int n, uint32_t link, uint32_t lease) {
     struct sim_conn *conn = sim_conn_at(sim, n, link, true);
     if (conn && !sim->split)
         end_landings(sim, (uint32_t)(conn - sim->conns), lease, false);
-}
-
-/* ---- lies ---- */
-
-static struct sim_conn *some_link(struct sim *sim) {
-    uint32_t start = sim_below(&sim->random, SIM_CONNS);
-    for (uint32_t k = 0; k < SIM_CONNS; k++) {
-        struct sim_conn *conn = &sim->conns[(start + k) % SIM_CONNS];
-        if (conn->used && conn->is_link && conn->open[0] && conn->open[1] && conn->told[1] &&
-            conn->has_frame)
-            return conn;
-    }
-    return NULL;
-}
-
-/* A hello that comes late: with the ticket of an attempt that has ended at that D. */
-static void say_late_hello(struct sim *sim, uint32_t i) {
-    struct sim_conn *conn = &sim->conns[i];
-    for (int k = 0; k < SIM_TICKETS; k++) {
-        const struct sim_ticket *ticket = &sim->tickets[k];
-        if (ticket->node != conn->node[1] || !sim_has_ended(sim, conn->node[1], ticket->ticket) ||
-            sim_chance(&sim->random, 50))
-            continue;
-        struct bt_kv_msg *msg = calloc(1, sizeof *msg);
-        if (!msg)
-            abort();
-        msg->type = BT_KV_HELLO;
-        msg->ticket = ticket->ticket;
-        msg->n_tokens = 7;
-        sim->coverage->faults[SIM_LATE_HELLO]++;
-        sim_push(sim, sim_arrival(sim, &conn->last_us[1]), SIM_ON_LINK_MESSAGE, -1, i, 1, msg);
-        return;
-    }
-}
-
-void sim_lie(struct sim *sim, enum sim_fault fault) {
-    struct sim_conn *conn = some_link(sim);
-    if (!conn)
-        return;
-    uint32_t i = (uint32_t)(conn - sim->conns);
-    if (fault == SIM_LIE_COMMIT) {
-        conn->tampers = true;
-        return;
-    }
-    if (fault == SIM_LATE_HELLO) {
-        say_late_hello(sim, i);
-        return;
-    }
-    sim->coverage->faults[fault]++;
-    sim_say(sim, conn->node[0], "lies: %s", sim_fault_name(fault));
-    struct sim_frame *frame = calloc(1, sizeof *frame);
-    if (!frame)
-        abort();
-    frame->is_lie = true;
-    frame->out.frame = conn->last_frame;
-    for (uint32_t k = 0; k < BT_KV_FRAME_PAGES; k++) {
-        frame->contents[k] = sim_next(&sim->random);
-        frame->out.sums[k] = sim_sum(frame->contents[k]);
-    }
-    struct bt_kv_frame *header = &frame->out.frame;
-    if (fault == SIM_LIE_GENERATION) {
-        header->generation += sim_chance(&sim->random, 50) ? 1 : UINT64_MAX;
-        header->lease = sim_below(&sim->random, 4);
-        /* Aimed at what a lease still lacks, so that only the generation is in the way. */
-        header->layer = sim_below(&sim->random, SIM_LAYERS);
-        header->first_page = sim_below(&sim->random, 6);
-        header->n_pages = 1;
-        header->offset = 0;
-        header->length = sim->page_bytes < BT_KV_FRAME_BYTES ? sim->page_bytes : BT_KV_FRAME_BYTES;
-        header->generation = UINT64_C(0x7000000000000000) + header->generation;
-    } else if (fault == SIM_LIE_RANGE) {
-        header->first_page += 1000 + sim_below(&sim->random, 100);
-    } /* SIM_LIE_DUPLICATE: the frame that was sent last, once more */
-    sim_push(sim, sim_arrival(sim, &conn->last_us[1]), SIM_ON_FRAME, -1, i, 0, frame);
 }

@@ -147,6 +147,7 @@ void sim_on_dial(struct sim *sim, const struct sim_event *event) {
     conn->node[0] = event->node;
     conn->node[1] = r;
     conn->born[0] = worker->born;
+    conn->worker = worker->incarnation;
     conn->born[1] = router->born;
     conn->slot[0] = (uint32_t)r;
     conn->slot[1] = slot;
@@ -210,8 +211,8 @@ void sim_close_stream(struct sim *sim, int node, uint32_t slot) {
     if (!conn)
         return;
     int end = conn->node[0] == node ? 0 : 1;
-    sim_push(sim, sim->now_us + 1, SIM_ON_CLOSED, -1, (uint32_t)(conn - sim->conns),
-             (uint32_t)end | 2u, NULL);
+    uint64_t at = sim->now_us + 1 + sim_below(&sim->random, 20000);
+    sim_push(sim, at, SIM_ON_CLOSED, -1, (uint32_t)(conn - sim->conns), (uint32_t)end | 2u, NULL);
 }
 
 void sim_on_closed(struct sim *sim, const struct sim_event *event) {
@@ -231,9 +232,12 @@ void sim_on_message(struct sim *sim, const struct sim_event *event) {
     struct sim_node *node = &sim->nodes[n];
     struct bt_error err = {0};
     bt_status status = BT_OK;
-    if (node->role == SIM_ROUTER)
+    if (node->role == SIM_ROUTER) {
+        sim->speaker = conn->worker;
+        if (msg->type == BT_MSG_TOKENS && sim_is_given_up(node, conn->slot[end]))
+            sim->coverage->faults[SIM_LATE_TOKENS]++;
         bt_router_core_worker_message(node->router, sim->now_us, conn->slot[end], msg);
-    else if (node->role == SIM_PREFILL)
+    } else if (node->role == SIM_PREFILL)
         status =
             bt_prefill_core_router_message(node->prefill, sim->now_us, conn->slot[end], msg, &err);
     else
@@ -243,18 +247,21 @@ void sim_on_message(struct sim *sim, const struct sim_event *event) {
         sim_fail(sim, "protocol", "%s refuses message %d of a router: %s", node->name,
                  (int)msg->type, err.text);
     sim_drain_actions(sim, n);
+    sim->speaker = (struct bt_id){0};
 }
 
-void sim_drop_conns(struct sim *sim, int n) {
+void sim_drop_conns(struct sim *sim, int n, bool silent) {
     for (uint32_t i = 0; i < SIM_CONNS; i++) {
         struct sim_conn *conn = &sim->conns[i];
         for (int end = 0; conn->used && end < 2; end++) {
             if (conn->node[end] != n || !conn->open[end])
                 continue;
-            if (conn->is_link)
-                sim_end_link(sim, i, end);
+            if (!conn->is_link)
+                close_end(sim, i, end, !silent);
+            else if (silent)
+                sim_lose_link(sim, i, end);
             else
-                close_end(sim, i, end, true);
+                sim_end_link(sim, i, end);
         }
     }
 }

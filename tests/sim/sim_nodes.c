@@ -29,7 +29,7 @@ static const struct bt_fingerprint fingerprint = {
     .contract = BT_NUMERICS_CONTRACT,
 };
 
-static struct bt_msg_join join_of(const struct sim_node *node) {
+static struct bt_msg_join join_of(const struct sim *sim, const struct sim_node *node) {
     struct bt_msg_join join = {
         .incarnation = node->incarnation,
         .role = node->role == SIM_PREFILL ? BT_ROLE_PREFILL : BT_ROLE_DECODE,
@@ -38,7 +38,7 @@ static struct bt_msg_join join_of(const struct sim_node *node) {
         .fingerprint = fingerprint,
         .text_hash = 5,
         .max_context = SIM_CONTEXT,
-        .max_seqs = 8,
+        .max_seqs = sim->short_cuts ? 32 : 8,
     };
     uint32_t pool_tokens = node->n_pages * BT_PAGE_TOKENS;
     if (pool_tokens < join.max_context)
@@ -54,10 +54,10 @@ static bt_status start_router(struct sim *sim, struct sim_node *node, struct bt_
     bt_router_config_default(&config);
     config.incarnation = node->incarnation;
     config.seed = (struct bt_id){sim_next(&sim->random), sim_next(&sim->random)};
-    config.max_requests = 64;
-    config.max_queued = 64;
-    config.token_budget = 64 * SIM_CONTEXT;
-    config.queue_ms = 50000;
+    config.max_requests = sim->tight ? 3 + sim_below(&sim->random, 6) : 64;
+    config.max_queued = sim->tight ? 1 + sim_below(&sim->random, 4) : 64;
+    config.token_budget = (sim->tight ? 2 + sim_below(&sim->random, 6) : 64) * SIM_CONTEXT;
+    config.queue_ms = sim->queue_ms;
     config.deadline_ms = 60000;
     config.disaggregate = sim->disaggregate;
     config.short_prompt_tokens = 6;
@@ -97,10 +97,10 @@ void sim_start_node(struct sim *sim, int n) {
         if (node->role == SIM_PREFILL)
             status = bt_prefill_core_create(
                 &(struct bt_prefill_config) {
-                    .join = join_of(node), .n_pages = node->n_pages, .n_layers = SIM_LAYERS,
+                    .join = join_of(sim, node), .n_pages = node->n_pages, .n_layers = SIM_LAYERS,
                     .page_bytes = sim->page_bytes, .n_vocab = SIM_VOCAB,
-                    .chunk_tokens = 16 + sim_below(&sim->random, 40), .max_offers = 2,
-                    .drain_ms = 300,
+                    .chunk_tokens = 16 + sim_below(&sim->random, 40),
+                    .max_offers = sim_chance(&sim->random, 70) ? 2 : 1, .drain_ms = 300,
 #if BT_MUTANT_checksum_at_sending
                     .sum_now = sum_now, .sum_now_arg = node,
 #endif
@@ -108,12 +108,12 @@ void sim_start_node(struct sim *sim, int n) {
                 &node->prefill, &err);
         else
             status = bt_decode_core_create(
-                &(struct bt_decode_config){.join = join_of(node),
+                &(struct bt_decode_config){.join = join_of(sim, node),
                                            .n_pages = node->n_pages,
                                            .n_layers = SIM_LAYERS,
                                            .page_bytes = sim->page_bytes,
                                            .n_vocab = SIM_VOCAB,
-                                           .chunk_tokens = 16 + sim_below(&sim->random, 40),
+                                           .chunk_tokens = 4 + sim_below(&sim->random, 52),
                                            .drain_ms = 300},
                 &node->decode, &err);
     }
@@ -156,14 +156,14 @@ void sim_gather(struct sim *sim, int n) {
     }
 }
 
-void sim_kill_node(struct sim *sim, int n) {
+void sim_kill_node(struct sim *sim, int n, bool silent) {
     struct sim_node *node = &sim->nodes[n];
     if (!node->up)
         return;
-    sim_say(sim, n, "dies");
+    sim_say(sim, n, silent ? "dies and nobody is told" : "dies");
     sim_gather(sim, n);
     node->up = false;
-    sim_drop_conns(sim, n);
+    sim_drop_conns(sim, n, silent);
     if (node->role == SIM_ROUTER)
         sim_clients_lost(sim, n);
     bt_router_core_destroy(node->router);
@@ -186,6 +186,11 @@ static void post(struct sim *sim, int n, struct bt_step *step) {
     uint64_t layer_us = 300 + step->n_rows * (20 + sim_below(&sim->random, 60));
     if (sim_chance(&sim->random, 3))
         layer_us += sim_below(&sim->random, 150000);
+    if (sim_is_enabled(sim, SIM_SLOW_STEP) && sim_chance(&sim->random, 6)) {
+        layer_us += 200000 + sim_below(&sim->random, 2000000);
+        sim->coverage->faults[SIM_SLOW_STEP]++;
+        sim_say(sim, n, "computes a slow step");
+    }
     for (uint32_t layer = 0; layer < SIM_LAYERS; layer++) {
         at += layer_us;
         sim_push(sim, at, SIM_ON_LAYER, n, layer, (uint32_t)step->id, NULL);
@@ -235,67 +240,6 @@ static void say_msg(struct sim *sim, int n, uint32_t slot, const struct bt_msg *
     }
 }
 
-/* The oldest sequence always finishes: whoever was preempted, an older one is still there. */
-static void check_preempted(struct sim *sim, struct sim_node *d, const struct bt_msg_ended *end) {
-    const struct bt_decode_core *core = d->decode;
-    const struct bt_job *victim = NULL;
-    for (uint32_t i = 0; i < core->n_seqs; i++) {
-        const struct bt_job *job = bt_ledger_job(core->ledger, i);
-        if (job->used && job->key.request == end->key.request &&
-            job->key.attempt == end->key.attempt && job->ended)
-            victim = job;
-    }
-    sim->coverage->n_preempted += victim && victim->ended_us == sim->now_us;
-    for (uint32_t i = 0; victim && i < core->n_seqs; i++) {
-        const struct bt_decode_seq *seq = &core->seqs[i];
-        if (seq->state != BT_DECODE_FREE && seq->job != victim &&
-            seq->job->arrived_us <= victim->arrived_us)
-            return;
-    }
-    if (!victim || !core->n_active || victim->ended_us != sim->now_us) /* told again, later */
-        return;
-    for (uint32_t i = 0; i < core->n_seqs; i++) {
-        const struct bt_decode_seq *seq = &core->seqs[i];
-        if (seq->state != BT_DECODE_FREE)
-            sim_say(sim, (int)(d - sim->nodes),
-                    "has %llu.%u state %d, %u pages %u reserved gain %u, arrived %.6f",
-                    (unsigned long long)seq->job->key.request, seq->job->key.attempt,
-                    (int)seq->state, seq->hold.n_pages, seq->hold.n_reserved,
-                    bt_kv_hold_gain(core->pool, &seq->hold), (double)seq->job->arrived_us / 1e6);
-    }
-    sim_fail(sim, "the oldest sequence always finishes",
-             "%s preempted request %llu, older than all others there (arrived %.6f)", d->name,
-             (unsigned long long)end->key.request, (double)victim->arrived_us / 1e6);
-}
-
-/* A committed attempt is not thrown away because its prefill worker has gone. */
-static void check_cancel(struct sim *sim, int r, uint32_t slot,
-                         const struct bt_msg_cancel *cancel) {
-    const struct sim_conn *conn = sim_conn_at(sim, r, slot, false);
-    if (!conn || sim->nodes[conn->node[0]].role != SIM_DECODE || !conn->open[0])
-        return;
-    const struct sim_node *d = &sim->nodes[conn->node[0]];
-    if (!d->up || sim->now_us < d->paused_until_us || sim->now_us < sim_cut_until(sim, conn))
-        return;
-    for (int c = 0; c < sim->n_clients; c++) {
-        const struct sim_client *client = &sim->clients[c];
-        if (!client->sent || client->ended || client->cancelled || client->lost || !client->req ||
-            client->router != r || client->req->id != cancel->key.request)
-            continue;
-        for (uint32_t i = 0; i < d->decode->n_seqs; i++) {
-            const struct bt_decode_seq *seq = &d->decode->seqs[i];
-            if (seq->state == BT_DECODE_RUNNING && !seq->job->ended &&
-                seq->job->key.request == cancel->key.request &&
-                seq->job->key.attempt == cancel->key.attempt &&
-                bt_id_equal(seq->job->ticket, cancel->ticket) &&
-                client->req->state != BT_REQUEST_ENDED)
-                sim_fail(sim, "P's death is D's to judge",
-                         "%s cancels request %llu.%u, which %s has and decodes", sim->nodes[r].name,
-                         (unsigned long long)cancel->key.request, cancel->key.attempt, d->name);
-        }
-    }
-}
-
 static void router_actions(struct sim *sim, int n) {
     struct sim_node *node = &sim->nodes[n];
     struct bt_router_action action;
@@ -304,9 +248,11 @@ static void router_actions(struct sim *sim, int n) {
         case BT_ROUTER_SEND:
             say_msg(sim, n, action.slot, action.msg);
             if (action.msg->type == BT_MSG_CANCEL)
-                check_cancel(sim, n, action.slot, &action.msg->cancel);
+                sim_check_cancel(sim, n, action.slot, &action.msg->cancel);
             if (action.msg->type == BT_MSG_RESUME)
                 sim->coverage->n_resumed += action.msg->resume.n_rows;
+            if (action.msg->type == BT_MSG_PGONE)
+                sim_live_first(sim, n, action.slot, &action.msg->pgone);
             sim_send_msg(sim, n, action.slot, action.msg);
             break;
         case BT_ROUTER_CLOSE:
@@ -375,21 +321,6 @@ static void remember_ticket(struct sim *sim, int n, struct bt_attempt key) {
     }
 }
 
-/* A decode worker that had this ticket not long ago and has it no more. */
-bool sim_has_ended(const struct sim *sim, int n, struct bt_id ticket) {
-    const struct bt_decode_core *core = sim->nodes[n].decode;
-    for (uint32_t i = 0; i < core->n_seqs; i++)
-        if (core->seqs[i].state != BT_DECODE_FREE && bt_id_equal(core->seqs[i].job->ticket, ticket))
-            return false;
-    for (int i = 0; i < SIM_TICKETS; i++) {
-        const struct sim_ticket *t = &sim->tickets[i];
-        if (bt_id_equal(t->ticket, ticket) && t->node == n && t->born == sim->nodes[n].born &&
-            sim->now_us - t->at_us < 5 * SIM_S)
-            return true;
-    }
-    return false;
-}
-
 static void decode_actions(struct sim *sim, int n) {
     struct sim_node *node = &sim->nodes[n];
     struct bt_decode_action action;
@@ -400,12 +331,14 @@ static void decode_actions(struct sim *sim, int n) {
             if (action.msg->type == BT_MSG_ENDED) {
                 sim->coverage->ends[action.msg->ended.reason]++;
                 if (action.msg->ended.reason == BT_END_PREEMPTED)
-                    check_preempted(sim, node, &action.msg->ended);
+                    sim_check_preempted(sim, n, &action.msg->ended);
             } else if (action.msg->type == BT_MSG_RESERVED) {
                 sim->coverage->n_pinned += action.msg->reserved.pages_held;
                 remember_ticket(sim, n, action.msg->reserved.key);
                 if (!action.msg->reserved.accepted)
                     sim->coverage->ends[action.msg->reserved.reason]++;
+                else
+                    sim_lie_withdrawn(sim, n);
             }
             sim_send_msg(sim, n, action.slot, action.msg);
             break;
@@ -443,15 +376,8 @@ void sim_drain_actions(struct sim *sim, int n) {
         decode_actions(sim, n);
     if (sim->options->audit && node->up)
         sim_check_node(sim, n);
-}
-
-void sim_check_node(struct sim *sim, int n) {
-    const struct sim_node *node = &sim->nodes[n];
-    bool valid = node->role == SIM_ROUTER    ? bt_router_core_is_valid(node->router)
-                 : node->role == SIM_PREFILL ? bt_prefill_core_is_valid(node->prefill)
-                                             : bt_decode_core_is_valid(node->decode);
-    if (!valid)
-        sim_fail(sim, "everything adds up", "%s is not valid", node->name);
+    if (node->up && node->router)
+        sim_aim(sim, n);
 }
 
 uint32_t sim_n_pairs_prefill(void) {

@@ -6,16 +6,6 @@
 
 #include "sim.h"
 
-static const char *const fault_names[SIM_FAULT_COUNT] = {
-    "kill router", "kill prefill",    "kill decode", "pause",          "cut attach",
-    "cut link",    "drain",           "flush",       "cancel",         "short deadline",
-    "stop string", "lie: generation", "lie: range",  "lie: duplicate", "lie: commit",
-    "late hello",  "corrupt page",    "non-finite"};
-
-const char *sim_fault_name(enum sim_fault fault) {
-    return fault_names[fault];
-}
-
 void sim_say(struct sim *sim, int n, const char *format, ...) {
     if (!sim->options->trace)
         return;
@@ -117,143 +107,33 @@ static void add_nodes(struct sim *sim, enum sim_role role, int count, char lette
         node->index = i;
         snprintf(node->name, sizeof node->name, "%c%d", letter, i);
         node->n_pages = 8 + sim_below(&sim->random, role == SIM_PREFILL ? 12 : 24);
-        if (sim->long_answers)
+        if (sim->short_cuts)
+            node->n_pages = 200;
+        else if (sim->long_answers)
             node->n_pages = 12 + sim_below(&sim->random, 6);
-    }
-}
-
-static void plan_faults(struct sim *sim) {
-    struct sim_random *random = &sim->random;
-    sim->faulty = sim->seed % 4 != 0;
-    sim->calm_us = 5 * SIM_S;
-    bool clients_only = sim->seed % 4 == 1;
-    for (int f = 0; f < SIM_FAULT_COUNT; f++)
-        sim->enabled[f] = sim->faulty && sim_chance(random, 40);
-    for (int f = 0; f < SIM_FAULT_COUNT; f++)
-        if (clients_only && f != SIM_CANCEL && f != SIM_SHORT_DEADLINE && f != SIM_STOP_STRING)
-            sim->enabled[f] = false;
-    for (int f = 0; f < SIM_FAULT_COUNT; f++) {
-        if (!sim->enabled[f] || f == SIM_CANCEL || f == SIM_SHORT_DEADLINE ||
-            f == SIM_STOP_STRING || f == SIM_CORRUPT || f == SIM_NONFINITE)
-            continue;
-        bool lie = f >= SIM_LIE_GENERATION && f <= SIM_LATE_HELLO;
-        for (uint32_t k = 0, n = lie ? 12 : 1 + sim_below(random, 2); k < n; k++)
-            sim_push(sim, 200000 + sim_below(random, 4 * SIM_S), SIM_ON_FAULT, -1, (uint32_t)f, 0,
-                     NULL);
     }
 }
 
 static void build(struct sim *sim) {
     struct sim_random *random = &sim->random;
-    sim->n_routers = 1 + (int)sim_below(random, SIM_ROUTERS);
+    sim->short_cuts = sim->seed % 16 == 4;
+    sim->n_routers = 1 + (int)sim_below(random, sim->short_cuts ? 1 : SIM_ROUTERS);
     uint32_t mode = sim_below(random, 10);
     sim->disaggregate = mode < 6   ? BT_DISAGGREGATE_ALWAYS
                         : mode < 9 ? BT_DISAGGREGATE_AUTO
                                    : BT_DISAGGREGATE_NEVER;
-    sim->long_answers = sim_chance(random, 30);
+    sim->long_answers = sim_chance(random, 30) && !sim->short_cuts;
     sim->split = sim_chance(random, 40);
+    sim->eager = sim->split && sim_chance(random, 40);
     sim->page_bytes = sim_chance(random, 20) ? 3 * BT_KV_FRAME_BYTES / 2 : 4096;
     sim->slow_percent = sim_chance(random, 50) ? 2 : 15;
     add_nodes(sim, SIM_ROUTER, sim->n_routers, 'r');
     add_nodes(sim, SIM_PREFILL, 1 + (int)sim_below(random, SIM_PREFILLS), 'p');
     add_nodes(sim, SIM_DECODE, 1 + (int)sim_below(random, SIM_DECODES), 'd');
-    plan_faults(sim);
+    sim_plan_faults(sim);
     for (int n = 0; n < sim->n_nodes; n++)
         sim_start_node(sim, n);
     sim_make_clients(sim);
-}
-
-/* ---- faults ---- */
-
-static int some_node(struct sim *sim, int role) {
-    int found[SIM_NODES], n_found = 0;
-    for (int n = 0; n < sim->n_nodes; n++)
-        if (sim->nodes[n].up && (role < 0 || (int)sim->nodes[n].role == role))
-            found[n_found++] = n;
-    return n_found ? found[sim_below(&sim->random, (uint32_t)n_found)] : -1;
-}
-
-static void cut(struct sim *sim, bool links) {
-    int a = some_node(sim, links ? SIM_PREFILL : 1 + (int)sim_below(&sim->random, 2));
-    int b = some_node(sim, links ? SIM_DECODE : SIM_ROUTER);
-    if (a < 0 || b < 0 || sim->now_us < sim->cut_until_us[a][b])
-        return;
-    uint64_t until = sim->now_us + sim_below(&sim->random, 3500000);
-    sim->cut_until_us[a][b] = sim->cut_until_us[b][a] = until;
-    sim->coverage->faults[links ? SIM_CUT_LINK : SIM_CUT_ATTACH]++;
-    sim_say(sim, a, "is cut from %s until %.3f s", sim->nodes[b].name, (double)until / 1e6);
-    if (!links || until - sim->now_us < 2 * SIM_S)
-        return;
-    for (uint32_t i = 0; i < SIM_CONNS; i++) { /* a link finds out after 2 s, each end by itself */
-        const struct sim_conn *conn = &sim->conns[i];
-        if (!conn->used || !conn->is_link || conn->node[0] != a || conn->node[1] != b)
-            continue;
-        for (uint32_t end = 0; end < 2; end++)
-            sim_push(sim, sim->now_us + 2 * SIM_S + sim_below(&sim->random, 200000),
-                     SIM_ON_LINK_DOWN, -1, i, end, NULL);
-    }
-}
-
-static void kill(struct sim *sim, int n, enum sim_fault fault) {
-    if (n < 0)
-        return;
-    sim->coverage->faults[fault]++;
-    sim_kill_node(sim, n);
-    sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, SIM_S), SIM_ON_RESTART, n, 1, 0,
-             NULL);
-}
-
-static void on_fault(struct sim *sim, enum sim_fault fault) {
-    int n;
-    switch (fault) {
-    case SIM_KILL_ROUTER:
-        kill(sim, some_node(sim, SIM_ROUTER), fault);
-        break;
-    case SIM_KILL_PREFILL:
-        kill(sim, some_node(sim, SIM_PREFILL), fault);
-        break;
-    case SIM_KILL_DECODE:
-        kill(sim, some_node(sim, SIM_DECODE), fault);
-        break;
-    case SIM_PAUSE:
-        n = some_node(sim, -1);
-        if (n < 0)
-            return;
-        if (sim->now_us < sim->nodes[n].paused_until_us)
-            return;
-        sim->nodes[n].paused_until_us = sim->now_us + sim_below(&sim->random, 3000000);
-        sim->coverage->faults[fault]++;
-        sim_say(sim, n, "pauses until %.3f s", (double)sim->nodes[n].paused_until_us / 1e6);
-        break;
-    case SIM_CUT_ATTACH:
-        cut(sim, false);
-        break;
-    case SIM_CUT_LINK:
-        cut(sim, true);
-        break;
-    case SIM_DRAIN:
-        n = some_node(sim, 1 + (int)sim_below(&sim->random, 2));
-        if (n < 0)
-            return;
-        sim->coverage->faults[fault]++;
-        sim_say(sim, n, "drains");
-        if (sim->nodes[n].prefill)
-            bt_prefill_core_drain(sim->nodes[n].prefill, sim->now_us);
-        else
-            bt_decode_core_drain(sim->nodes[n].decode, sim->now_us);
-        sim_drain_actions(sim, n);
-        break;
-    case SIM_FLUSH:
-        n = some_node(sim, SIM_ROUTER);
-        if (n < 0)
-            return;
-        sim->coverage->faults[fault]++;
-        bt_router_core_flush(sim->nodes[n].router, sim->now_us);
-        sim_drain_actions(sim, n);
-        break;
-    default:
-        sim_lie(sim, fault);
-    }
 }
 
 /* ---- events ---- */
@@ -278,8 +158,7 @@ static void on_engine(struct sim *sim, const struct sim_event *event) {
         if (node->prefill && node->step->n_sums)
             bt_prefill_core_layer_done(node->prefill, sim->now_us, event->a);
     } else {
-        bool nonfinite = sim->enabled[SIM_NONFINITE] && sim->now_us < sim->calm_us &&
-                         sim_chance(&sim->random, 10);
+        bool nonfinite = sim_is_enabled(sim, SIM_NONFINITE) && sim_chance(&sim->random, 10);
         sim_engine_results(node, &sim->random, nonfinite);
         node->step = NULL;
         if (nonfinite)
@@ -304,6 +183,7 @@ static int awake_for(const struct sim *sim, const struct sim_event *event) {
     case SIM_ON_FRAME:
         return sim->conns[event->a].used ? sim->conns[event->a].node[1] : -1;
     case SIM_ON_CANCEL:
+    case SIM_ON_STOP:
     case SIM_ON_ARRIVE:
         return sim->clients[event->a].router;
     default:
@@ -338,6 +218,9 @@ static void handle(struct sim *sim, const struct sim_event *event) {
         break;
     case SIM_ON_CANCEL:
         sim_on_cancel(sim, event->a);
+        break;
+    case SIM_ON_STOP:
+        sim_on_stop(sim, event->a);
         break;
     case SIM_ON_DIAL:
         sim_on_dial(sim, event);
@@ -374,40 +257,13 @@ static void handle(struct sim *sim, const struct sim_event *event) {
         sim_on_link_down(sim, event);
         break;
     case SIM_ON_FAULT:
-        on_fault(sim, (enum sim_fault)event->a);
+        sim_on_fault(sim, (enum sim_fault)event->a);
         break;
     case SIM_ON_RESTART:
         if (sim->nodes[event->node].up) /* it has drained and leaves */
-            sim_kill_node(sim, event->node);
+            sim_kill_node(sim, event->node, false);
         sim_start_node(sim, event->node);
         break;
-    }
-}
-
-/* What must be left when everything has ended: free and cached pages, nothing else. */
-static void check_rest(struct sim *sim) {
-    sim_check_clients(sim);
-    for (int n = 0; n < sim->n_nodes; n++) {
-        const struct sim_node *node = &sim->nodes[n];
-        struct bt_census census;
-        if (node->role == SIM_ROUTER) {
-            const struct bt_router_counters *counters = bt_router_core_counters(node->router);
-            if (counters->live || counters->tokens_stored)
-                sim_fail(sim, "nothing is left", "%s still has %llu requests, %llu tokens",
-                         node->name, (unsigned long long)counters->live,
-                         (unsigned long long)counters->tokens_stored);
-            continue;
-        }
-        if (node->role == SIM_PREFILL)
-            bt_prefill_core_census(node->prefill, &census);
-        else
-            bt_decode_core_census(node->decode, &census);
-        if (census.free + census.cached != census.total)
-            sim_fail(sim, "nothing is left",
-                     "%s: %u free + %u cached of %u pages (%u reserved, %u filling, %u armed, %u "
-                     "landed, %u live, %u quarantined)",
-                     node->name, census.free, census.cached, census.total, census.reserved,
-                     census.filling, census.armed, census.landed, census.live, census.quarantined);
     }
 }
 
@@ -443,6 +299,7 @@ bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_covera
     sim->coverage = coverage;
     sim->random.state = sim_mix(seed, 1);
     sim->now_us = 1000000;
+
     build(sim);
     uint64_t settled_us = 0; /* when everything had ended */
     while (sim->n_heap && !sim->failure[0]) {
@@ -472,7 +329,7 @@ bool sim_run(uint64_t seed, const struct sim_options *options, struct sim_covera
             break;
     }
     if (!sim->failure[0])
-        check_rest(sim);
+        sim_check_rest(sim);
     coverage->n_requests += (uint64_t)sim->n_clients;
     coverage->n_events += sim->n_events;
     finish(sim);

@@ -216,6 +216,29 @@ static void test_lease_of_a_lost_router(void **state) {
     assert_int_equal(__builtin_popcount(bt_ledger_routers(world->ledger)), 1);
 }
 
+/* The lease ended while a step held the job; the router comes back before that step does. */
+static void test_given_up_is_unknown_to_a_late_resume(void **state) {
+    struct world *world = *state;
+    attach(world, 0, router_a);
+    struct bt_job *job = open_job(world, 0, 1);
+    bt_ledger_token(world->ledger, job, 40, BT_FINISH_NONE, 0);
+    bt_ledger_closed(world->ledger, world->now_us, 0);
+    world->now_us += BT_LEASE_MS * 1000 + 1;
+    bt_ledger_tick(world->ledger, world->now_us);
+    assert_int_equal(bt_ledger_take_lost(world->ledger), job->id);
+
+    attach(world, 0, router_a);
+    struct bt_resume row = {.key = {1, 1}, .ticket = {1, 99}, .next_index = 0};
+    tell(world, 0, &(struct bt_msg){.type = BT_MSG_RESUME, .resume = {&row, 1}}, BT_DONE);
+    struct heard *heard = listen(world);
+    assert_int_equal(heard->n[BT_MSG_ENDED], 1);
+    assert_int_equal(heard->ended.reason, BT_END_UNKNOWN);
+    assert_int_equal(heard->ended.key.request, 1);
+    bt_ledger_drop(world->ledger, job);
+    listen(world);
+    assert_false(job->used);
+}
+
 static void test_silence_is_dialled_anew(void **state) {
     struct world *world = *state;
     attach(world, 0, router_a);
@@ -333,6 +356,7 @@ int main(void) {
         TEST(test_resume_tells_again),
         TEST(test_no_resume_means_nothing_held),
         TEST(test_lease_of_a_lost_router),
+        TEST(test_given_up_is_unknown_to_a_late_resume),
         TEST(test_silence_is_dialled_anew),
         TEST(test_heartbeat_and_load),
         TEST(test_index_is_told_in_order),

@@ -1,0 +1,210 @@
+/* What goes wrong in a seed: which faults it has, when each strikes, and what it does. */
+#include "sim.h"
+
+static const char *const fault_names[SIM_FAULT_COUNT] = {
+    "kill router", "kill prefill",    "kill decode",    "pause",          "cut attach",
+    "cut link",    "drain",           "flush",          "cancel",         "short deadline",
+    "stop string", "lie: generation", "lie: range",     "lie: duplicate", "lie: commit",
+    "late hello",  "lie: checksum",   "lie: withdrawn", "live first",     "corrupt page",
+    "non-finite",  "power loss",      "slow step",      "late stop",      "short queue",
+    "router full", "foreign token",   "short cut",      "late tokens"};
+
+const char *sim_fault_name(enum sim_fault fault) {
+    return fault_names[fault];
+}
+
+bool sim_is_enabled(const struct sim *sim, enum sim_fault fault) {
+    return sim->enabled[fault] && sim->now_us < sim->calm_us;
+}
+
+/* ---- the plan ---- */
+
+/* How often a fault strikes in a seed that has it; 0: it lies in wait, or is a client's. */
+static uint32_t strikes(struct sim *sim, enum sim_fault fault) {
+    switch (fault) {
+    case SIM_KILL_ROUTER:
+    case SIM_KILL_PREFILL:
+    case SIM_KILL_DECODE:
+    case SIM_PAUSE:
+    case SIM_CUT_ATTACH:
+    case SIM_CUT_LINK:
+    case SIM_DRAIN:
+    case SIM_FLUSH:
+    case SIM_POWER_LOSS:
+        return 1 + sim_below(&sim->random, 2);
+    case SIM_LIE_GENERATION:
+    case SIM_LIE_RANGE:
+    case SIM_LIE_DUPLICATE:
+    case SIM_LIE_COMMIT:
+    case SIM_LATE_HELLO:
+    case SIM_LIE_CHECKSUM:
+        return 12;
+    case SIM_SHORT_CUT:
+        return 6;
+    default:
+        return 0;
+    }
+}
+
+static bool is_of_clients(enum sim_fault fault) {
+    switch (fault) {
+    case SIM_CANCEL:
+    case SIM_SHORT_DEADLINE:
+    case SIM_STOP_STRING:
+    case SIM_LATE_STOP:
+    case SIM_SHORT_QUEUE:
+    case SIM_ROUTER_FULL:
+    case SIM_FOREIGN_TOKEN:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void sim_plan_faults(struct sim *sim) {
+    struct sim_random *random = &sim->random;
+    sim->faulty = sim->seed % 4 != 0;
+    sim->calm_us = 5 * SIM_S;
+    bool clients_only = sim->seed % 4 == 1;
+    /* One seed in eight is about work that lasts: whoever waits meets deadlines, drains and the
+     * end of its router there. */
+    bool slow = sim->seed % 8 == 7;
+    for (int f = 0; f < SIM_FAULT_COUNT; f++) {
+        sim->enabled[f] = sim->faulty && sim_chance(random, 40);
+        if (clients_only && !is_of_clients((enum sim_fault)f))
+            sim->enabled[f] = false;
+    }
+    if (slow)
+        sim->enabled[SIM_SLOW_STEP] = sim->enabled[SIM_CUT_ATTACH] = true;
+    sim->enabled[SIM_SHORT_QUEUE] &= sim_chance(random, 40);
+    sim->enabled[SIM_ROUTER_FULL] &= sim_chance(random, 40);
+    sim->enabled[SIM_SHORT_CUT] = sim->short_cuts;
+    sim->tight = sim->enabled[SIM_ROUTER_FULL];
+    sim->queue_ms = sim->enabled[SIM_SHORT_QUEUE] ? 20 + sim_below(random, 500) : 50000;
+    for (int f = 0; f < SIM_FAULT_COUNT; f++)
+        for (uint32_t n = sim->enabled[f] ? strikes(sim, (enum sim_fault)f) : 0; n; n--)
+            sim_push(sim, sim->now_us + 200000 + sim_below(random, 3800000), SIM_ON_FAULT, -1,
+                     (uint32_t)f, 0, NULL);
+}
+
+/* ---- what they do ---- */
+
+static int some_node(struct sim *sim, int role) {
+    int found[SIM_NODES], n_found = 0;
+    for (int n = 0; n < sim->n_nodes; n++)
+        if (sim->nodes[n].up && (role < 0 || (int)sim->nodes[n].role == role))
+            found[n_found++] = n;
+    return n_found ? found[sim_below(&sim->random, (uint32_t)n_found)] : -1;
+}
+
+static void cut_between(struct sim *sim, int a, int b, uint64_t until, enum sim_fault fault) {
+    sim->cut_until_us[a][b] = sim->cut_until_us[b][a] = until;
+    sim->coverage->faults[fault]++;
+    sim_say(sim, a, "is cut from %s until %.3f s", sim->nodes[b].name, (double)until / 1e6);
+}
+
+static void cut(struct sim *sim, bool links) {
+    int a = some_node(sim, links ? SIM_PREFILL : 1 + (int)sim_below(&sim->random, 2));
+    int b = some_node(sim, links ? SIM_DECODE : SIM_ROUTER);
+    if (a < 0 || b < 0 || sim->now_us < sim->cut_until_us[a][b])
+        return;
+    uint64_t until = sim->now_us + sim_below(&sim->random, 3500000);
+    cut_between(sim, a, b, until, links ? SIM_CUT_LINK : SIM_CUT_ATTACH);
+    if (!links || until - sim->now_us < 2 * SIM_S)
+        return;
+    for (uint32_t i = 0; i < SIM_CONNS; i++) { /* a link finds out after 2 s, each end by itself */
+        const struct sim_conn *conn = &sim->conns[i];
+        if (!conn->used || !conn->is_link || conn->node[0] != a || conn->node[1] != b)
+            continue;
+        for (uint32_t end = 0; end < 2; end++)
+            sim_push(sim, sim->now_us + 2 * SIM_S + sim_below(&sim->random, 200000),
+                     SIM_ON_LINK_DOWN, -1, i, end, NULL);
+    }
+}
+
+/* One link that is up, or all of them at once, for less than it takes to notice. */
+static void cut_short(struct sim *sim) {
+    bool all = sim_chance(&sim->random, 50);
+    uint64_t until = sim->now_us + sim_below(&sim->random, 1900000);
+    for (uint32_t i = 0; i < SIM_CONNS; i++) {
+        const struct sim_conn *conn = &sim->conns[i];
+        if (!conn->used || !conn->is_link || !conn->told[0] || !conn->told[1] ||
+            sim->now_us < sim_cut_until(sim, conn) || (!all && sim_chance(&sim->random, 50)))
+            continue;
+        cut_between(sim, conn->node[0], conn->node[1], until, SIM_SHORT_CUT);
+    }
+}
+
+static void kill(struct sim *sim, int n, enum sim_fault fault) {
+    if (n < 0)
+        return;
+    sim->coverage->faults[fault]++;
+    sim_kill_node(sim, n, fault == SIM_POWER_LOSS);
+    sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, SIM_S), SIM_ON_RESTART, n, 1, 0,
+             NULL);
+}
+
+static void pause_node(struct sim *sim, int n) {
+    if (n < 0 || sim->now_us < sim->nodes[n].paused_until_us)
+        return;
+    sim->nodes[n].paused_until_us = sim->now_us + sim_below(&sim->random, 3000000);
+    sim->coverage->faults[SIM_PAUSE]++;
+    sim_say(sim, n, "pauses until %.3f s", (double)sim->nodes[n].paused_until_us / 1e6);
+}
+
+static void drain(struct sim *sim, int n) {
+    if (n < 0)
+        return;
+    sim->coverage->faults[SIM_DRAIN]++;
+    sim_say(sim, n, "drains");
+    if (sim->nodes[n].prefill)
+        bt_prefill_core_drain(sim->nodes[n].prefill, sim->now_us);
+    else
+        bt_decode_core_drain(sim->nodes[n].decode, sim->now_us);
+    sim_drain_actions(sim, n);
+}
+
+static void flush(struct sim *sim, int n) {
+    if (n < 0)
+        return;
+    sim->coverage->faults[SIM_FLUSH]++;
+    bt_router_core_flush(sim->nodes[n].router, sim->now_us);
+    sim_drain_actions(sim, n);
+}
+
+void sim_on_fault(struct sim *sim, enum sim_fault fault) {
+    switch (fault) {
+    case SIM_KILL_ROUTER:
+        kill(sim, some_node(sim, SIM_ROUTER), fault);
+        break;
+    case SIM_KILL_PREFILL:
+        kill(sim, some_node(sim, SIM_PREFILL), fault);
+        break;
+    case SIM_KILL_DECODE:
+        kill(sim, some_node(sim, SIM_DECODE), fault);
+        break;
+    case SIM_POWER_LOSS:
+        kill(sim, some_node(sim, -1), fault);
+        break;
+    case SIM_PAUSE:
+        pause_node(sim, some_node(sim, -1));
+        break;
+    case SIM_CUT_ATTACH:
+        cut(sim, false);
+        break;
+    case SIM_CUT_LINK:
+        cut(sim, true);
+        break;
+    case SIM_SHORT_CUT:
+        cut_short(sim);
+        break;
+    case SIM_DRAIN:
+        drain(sim, some_node(sim, 1 + (int)sim_below(&sim->random, 2)));
+        break;
+    case SIM_FLUSH:
+        flush(sim, some_node(sim, SIM_ROUTER));
+        break;
+    default:
+        sim_lie(sim, fault);
+    }
+}
