@@ -12,7 +12,8 @@ static const char table[BT_DECODE_STATE_COUNT][BT_DECODE_EVENT_COUNT + 1] = {
     /* granted committed aborted cancel prefill-gone lost deadline preempt move step */
     [BT_DECODE_FREE] = "----------",
     [BT_DECODE_RESERVED] = "HHHHHHHHH-",
-    [BT_DECODE_PREFILL] = "---HHHHHHH",
+    /* A router asks only about attempts that a prefill worker computes. */
+    [BT_DECODE_PREFILL] = "---HiHHHHH",
     [BT_DECODE_RUNNING] = "---HHHHHHH",
     /* Its end is known and told: only the step's return matters. */
     [BT_DECODE_CLOSING] = "---iiii--H",

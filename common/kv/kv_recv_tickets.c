@@ -139,6 +139,18 @@ bool bt_kv_tickets_forget(struct bt_kv_tickets *tickets, uint64_t now_us) {
     return true;
 }
 
+/* Only tickets that are remembered, each in its own bucket. */
+static bool chain_is_valid(const struct bt_kv_tickets *tickets, const uint32_t *bucket) {
+    uint32_t n = 0;
+    for (uint32_t i = *bucket; i != NONE; i = tickets->ended[i].next_in_bucket) {
+        uint32_t age = (i + tickets->max_ended - tickets->first_ended) % tickets->max_ended;
+        if (i >= tickets->max_ended || age >= tickets->n_ended || ++n > tickets->n_ended ||
+            bucket_of(tickets, tickets->ended[i].ticket) != bucket)
+            return false;
+    }
+    return true;
+}
+
 bool bt_kv_tickets_is_valid(const struct bt_kv_tickets *tickets) {
     if (tickets->n_parked > tickets->max_parked || tickets->n_ended > tickets->max_ended)
         return false;
@@ -147,13 +159,9 @@ bool bt_kv_tickets_is_valid(const struct bt_kv_tickets *tickets) {
             return false;
     for (uint32_t i = 0; i < tickets->n_ended; i++) {
         uint32_t at = (tickets->first_ended + i) % tickets->max_ended;
-        if (bt_kv_tickets_find_ended(tickets, tickets->ended[at].ticket) != &tickets->ended[at])
+        if (bt_kv_tickets_find_ended(tickets, tickets->ended[at].ticket) != &tickets->ended[at] ||
+            !chain_is_valid(tickets, bucket_of(tickets, tickets->ended[at].ticket)))
             return false;
     }
-    uint32_t n = 0;
-    for (uint32_t b = 0; b < tickets->n_buckets; b++)
-        for (uint32_t i = tickets->buckets[b]; i != NONE && n <= tickets->n_ended;
-             i = tickets->ended[i].next_in_bucket)
-            n++;
-    return n == tickets->n_ended;
+    return true;
 }

@@ -26,20 +26,23 @@ struct shared {
 struct arguments {
     uint64_t first, count;
     uint32_t n_jobs;
-    bool one, require_all, require_some, expect_failure, quick;
+    const char *replay;
+    bool one, require_all, require_some, expect_failure, print_pairs;
 };
 
 static void print_help(void) {
     puts("Usage: sim [--seeds N] [--first N] [--jobs N] [--some | --all] [--expect-failure]\n"
-         "       sim --seed N\n\n"
+         "       sim --seed N | --replay FILE\n\n"
          "Runs the shipped cores of routers and workers under a simulated clock and network, one\n"
          "schedule per seed, and checks the invariants after each event.\n\n"
          "  --seed N           replay one seed with a trace\n"
+         "  --replay FILE      the seeds that FILE names, one at the start of each line\n"
          "  --seeds N          so many seeds (default 1000)\n"
          "  --first N          from this one on (default 1)\n"
          "  --jobs N           processes (default: one per CPU)\n"
          "  --some             fail unless every fault, end and handled state was reached\n"
          "  --all              the same, and every handled pair of state and event\n"
+         "  --pairs            print how often each handled pair was met\n"
          "  --expect-failure   for planted defects: fail unless some seed fails");
 }
 
@@ -53,12 +56,16 @@ static bool parse(int argc, char **argv, struct arguments *args) {
             args->require_some = true;
         } else if (!strcmp(word, "--all")) {
             args->require_some = args->require_all = true;
+        } else if (!strcmp(word, "--pairs")) {
+            args->print_pairs = true;
         } else if (!strcmp(word, "--expect-failure")) {
             args->expect_failure = true;
         } else if (i + 1 < argc && !strcmp(word, "--seed")) {
             args->one = true;
             args->first = value;
             i++;
+        } else if (i + 1 < argc && !strcmp(word, "--replay")) {
+            args->replay = argv[++i];
         } else if (i + 1 < argc && !strcmp(word, "--seeds")) {
             args->count = value;
             i++;
@@ -138,20 +145,47 @@ static void each_pair(const struct sim_coverage *all,
     }
 }
 
+enum { MACHINES = 6 };
+
 struct pair_sum {
-    uint32_t n_handled, n_reached;
-    bool print;
+    struct {
+        const char *name;
+        uint32_t n_handled, n_reached;
+    } machines[MACHINES];
+    int n_machines;
+    bool print_all;
 };
 
 static void note_pair(void *arg, const struct pair *pair) {
     struct pair_sum *sum = arg;
     if (!pair->handled)
         return;
-    sum->n_handled++;
-    if (pair->count)
-        sum->n_reached++;
-    else if (sum->print)
+    int m = sum->n_machines - 1;
+    if (m < 0 || strcmp(sum->machines[m].name, pair->machine) != 0) {
+        m = sum->n_machines++;
+        sum->machines[m].name = pair->machine;
+    }
+    sum->machines[m].n_handled++;
+    sum->machines[m].n_reached += pair->count > 0;
+    if (!pair->count)
         printf("  never: %s: %s %s\n", pair->machine, pair->state, pair->event);
+    else if (sum->print_all)
+        printf("  %8llu %s: %s %s\n", (unsigned long long)pair->count, pair->machine, pair->state,
+               pair->event);
+}
+
+/* Prints what was reached of each machine; true: all of it. */
+static bool report_pairs(const struct sim_coverage *all, bool print_all) {
+    struct pair_sum sum = {.print_all = print_all};
+    puts("handled pairs of state and event:");
+    each_pair(all, note_pair, &sum);
+    bool ok = true;
+    for (int m = 0; m < sum.n_machines; m++) {
+        printf("  %-18s %u of %u\n", sum.machines[m].name, sum.machines[m].n_reached,
+               sum.machines[m].n_handled);
+        ok = ok && sum.machines[m].n_reached == sum.machines[m].n_handled;
+    }
+    return ok;
 }
 
 static bool report(const struct sim_coverage *all, const struct arguments *args) {
@@ -181,11 +215,9 @@ static bool report(const struct sim_coverage *all, const struct arguments *args)
         /* No core says INTERNAL: it is what the router makes of an end that it does not know. */
         ok = ok && (all->ends[e] || e == BT_END_INTERNAL);
     }
-    struct pair_sum sum = {.print = true};
-    each_pair(all, note_pair, &sum);
-    printf("handled pairs of state and event: %u of %u\n", sum.n_reached, sum.n_handled);
+    bool every_pair = report_pairs(all, args->print_pairs);
     if (args->require_all)
-        ok = ok && sum.n_reached == sum.n_handled;
+        ok = ok && every_pair;
     return ok || !args->require_some;
 }
 
@@ -218,6 +250,33 @@ static bool run_seeds(struct shared *shared, const struct arguments *args, uint6
     return ok;
 }
 
+/* Seeds that once failed, with a word on what it was. */
+static bool replay(const char *path) {
+    FILE *file = fopen(path, "r");
+    if (!file) {
+        printf("%s cannot be read\n", path);
+        return false;
+    }
+    char line[512], failure[512];
+    bool ok = true;
+    uint32_t n = 0;
+    struct sim_coverage coverage = {0};
+    while (fgets(line, sizeof line, file)) {
+        char *end;
+        uint64_t seed = strtoull(line, &end, 10);
+        if (end == line)
+            continue;
+        n++;
+        if (!sim_run(seed, &(struct sim_options){.audit = true}, &coverage, failure)) {
+            printf("seed %llu: %s\n", (unsigned long long)seed, failure);
+            ok = false;
+        }
+    }
+    fclose(file);
+    printf("%u seeds of %s %s\n", n, path, ok ? "ok" : "FAILED");
+    return ok && n;
+}
+
 int main(int argc, char **argv) {
     struct arguments args;
     if (!parse(argc, argv, &args)) {
@@ -232,6 +291,8 @@ int main(int argc, char **argv) {
         printf("seed %llu: %s\n", (unsigned long long)args.first, ok ? "ok" : failure);
         return ok ? 0 : 1;
     }
+    if (args.replay)
+        return replay(args.replay) ? 0 : 1;
     struct shared *shared =
         mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (shared == MAP_FAILED)
@@ -252,10 +313,10 @@ int main(int argc, char **argv) {
     for (uint32_t job = 0; job < args.n_jobs; job++)
         add(&all, &shared->jobs[job].coverage);
     bool reached = report(&all, &args);
-    printf("%llu seeds %s in %.1f s\n", (unsigned long long)n_done,
+    printf("%llu seeds %s in %.1f s, %.0f a second\n", (unsigned long long)n_done,
            ok && reached ? "ok"
            : ok          ? "ok, but not everything was reached"
                          : "FAILED",
-           seconds);
+           seconds, (double)n_done / seconds);
     return ok && reached ? 0 : 1;
 }

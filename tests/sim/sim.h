@@ -30,6 +30,7 @@ enum {
     SIM_CLIENTS = 16,
     SIM_CONNS = 512,
     SIM_TICKETS = 64,
+    SIM_ENDING = 512,
     SIM_CORRUPTION = 0x10,
     SIM_EOS_MOD = 29, /* tokens that are a multiple of it end a sequence */
 };
@@ -96,6 +97,7 @@ enum sim_event_type {
     SIM_ON_FRAME_READ,
     SIM_ON_FRAME,
     SIM_ON_LAND,
+    SIM_ON_LAND_END, /* of a receive whose link is gone */
     SIM_ON_LINK_DOWN,
     SIM_ON_FAULT,
     SIM_ON_STOP,
@@ -226,6 +228,7 @@ struct sim {
     bool short_cuts; /* only links are cut, and never as long as it takes to notice */
     bool split;      /* links carry bulk beside control: bytes land later than their header */
     bool eager;      /* and let go of the sender's pages before the bytes have landed */
+    bool slow;       /* prefill workers with little room and steps that last */
     bool tight;      /* the router's bounds are small */
     uint32_t queue_ms;
     struct bt_id speaker; /* the worker whose message a router handles now; 0: none */
@@ -238,6 +241,8 @@ struct sim {
     uint32_t n_tickets;
     struct bt_id tampered[SIM_TICKETS]; /* tickets whose commit was of another prompt */
     uint32_t n_tampered;
+    struct bt_kv_landing ending[SIM_ENDING]; /* receives of a link that has just gone */
+    uint32_t n_ending;
     char failure[512]; /* the broken invariant; empty: none */
     struct sim_coverage *coverage;
 };
@@ -294,6 +299,7 @@ void sim_on_link_message(struct sim *sim, const struct sim_event *event);
 void sim_on_frame_read(struct sim *sim, const struct sim_event *event);
 void sim_on_frame(struct sim *sim, const struct sim_event *event);
 void sim_on_land(struct sim *sim, const struct sim_event *event);
+void sim_on_land_end(struct sim *sim, const struct sim_event *event);
 void sim_on_link_down(struct sim *sim, const struct sim_event *event);
 void sim_end_link(struct sim *sim, uint32_t conn, int end);
 /* The sender's end is gone and the other will not be told: it notices after 2 s. */

@@ -68,13 +68,13 @@ void sim_plan_faults(struct sim *sim) {
     bool clients_only = sim->seed % 4 == 1;
     /* One seed in eight is about work that lasts: whoever waits meets deadlines, drains and the
      * end of its router there. */
-    bool slow = sim->seed % 8 == 7;
+    sim->slow = sim->seed % 8 == 7;
     for (int f = 0; f < SIM_FAULT_COUNT; f++) {
         sim->enabled[f] = sim->faulty && sim_chance(random, 40);
         if (clients_only && !is_of_clients((enum sim_fault)f))
             sim->enabled[f] = false;
     }
-    if (slow)
+    if (sim->slow)
         sim->enabled[SIM_SLOW_STEP] = sim->enabled[SIM_CUT_ATTACH] = true;
     sim->enabled[SIM_SHORT_QUEUE] &= sim_chance(random, 40);
     sim->enabled[SIM_ROUTER_FULL] &= sim_chance(random, 40);

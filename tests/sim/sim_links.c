@@ -91,7 +91,46 @@ static void end_landings(struct sim *sim, uint32_t i, uint32_t lease, bool all) 
     }
 }
 
-/* Tells one end that the link is down, after everything that it holds has come back. */
+/* The link is gone before its receives are: the hardware writes for a while yet. */
+static void delay_landings(struct sim *sim, uint32_t i) {
+    struct sim_conn *conn = &sim->conns[i];
+    for (size_t k = 0; k < sim->n_heap && conn->n_landing; k++) {
+        struct sim_frame *frame = sim->heap[k].data;
+        if (sim->heap[k].type != SIM_ON_LAND || !sim_concerns(sim, &sim->heap[k], i) ||
+            frame->is_dead)
+            continue;
+        frame->is_dead = true;
+        conn->n_landing--;
+        if (sim->n_ending == SIM_ENDING)
+            abort();
+        sim->ending[sim->n_ending++] = frame->landing;
+    }
+}
+
+static void push_endings(struct sim *sim, int node) {
+    for (uint32_t k = 0; k < sim->n_ending; k++) {
+        struct sim_frame *frame = calloc(1, sizeof *frame);
+        if (!frame)
+            abort();
+        frame->landing = sim->ending[k];
+        sim_push(sim, sim->now_us + 1 + sim_below(&sim->random, 100000), SIM_ON_LAND_END, node, 0,
+                 0, frame);
+    }
+    sim->n_ending = 0;
+}
+
+void sim_on_land_end(struct sim *sim, const struct sim_event *event) {
+    struct sim_frame *frame = event->data;
+    struct sim_node *d = &sim->nodes[event->node];
+    const struct bt_kv_landing *landing = &frame->landing;
+    for (uint32_t k = 0; k < landing->frame.n_pages; k++)
+        d->contents[(size_t)landing->frame.layer * d->n_pages + landing->pages[k]] =
+            sim_next(&sim->random);
+    bt_decode_core_link_frame_end(d->decode, sim->now_us, landing, false, NULL, NULL);
+    sim_drain_actions(sim, event->node);
+}
+
+/* Tells one end that the link is down. What the sender holds has come back before. */
 static void tell_down(struct sim *sim, uint32_t i, int end) {
     struct sim_conn *conn = &sim->conns[i];
     struct sim_node *node = node_at(sim, conn, end);
@@ -110,7 +149,12 @@ static void tell_down(struct sim *sim, uint32_t i, int end) {
         }
         bt_prefill_core_link_down(node->prefill, sim->now_us, conn->slot[0]);
     } else if (alive) {
-        end_landings(sim, i, 0, true);
+        bool late = sim->split && sim_chance(&sim->random, 50);
+        if (late)
+            delay_landings(sim, i);
+        else
+            end_landings(sim, i, 0, true);
+        push_endings(sim, conn->node[1]);
         if (conn->told[1])
             bt_decode_core_link_down(node->decode, sim->now_us, conn->slot[1]);
     }
@@ -171,8 +215,24 @@ void sim_link_send(struct sim *sim, int n, uint32_t link, const struct bt_kv_msg
         if (bt_id_equal(sim->tampered[i], msg->ticket))
             sim_fail(sim, "a commit is of this prompt", "%s took the commit of another one",
                      sim->nodes[n].name);
-    sim_push(sim, sim_arrival(sim, &conn->last_us[to]), SIM_ON_LINK_MESSAGE, -1,
-             (uint32_t)(conn - sim->conns), (uint32_t)to, copy);
+    uint32_t i = (uint32_t)(conn - sim->conns);
+    sim_push(sim, sim_arrival(sim, &conn->last_us[to]), SIM_ON_LINK_MESSAGE, -1, i, (uint32_t)to,
+             copy);
+    if (msg->type == BT_KV_COMMITTED && sim_is_enabled(sim, SIM_LIVE_FIRST) &&
+        sim_chance(&sim->random, 10)) {
+        sim_say(sim, n, "loses the link with its answer");
+        sim_push(sim, sim->now_us + 1, SIM_ON_LINK_DOWN, -1, i, 0, NULL);
+    }
+}
+
+/* The commit is there before the bytes are, and the link goes. */
+static void lose_committing(struct sim *sim, uint32_t i) {
+    if (!sim->conns[i].n_landing || !sim_is_enabled(sim, SIM_CUT_LINK) ||
+        !sim_chance(&sim->random, 30))
+        return;
+    sim->coverage->faults[SIM_CUT_LINK]++;
+    sim_say(sim, sim->conns[i].node[1], "loses the link in the middle of a commit");
+    sim_push(sim, sim->now_us + sim_below(&sim->random, 2000), SIM_ON_LINK_DOWN, -1, i, 1, NULL);
 }
 
 void sim_on_link_message(struct sim *sim, const struct sim_event *event) {
@@ -192,6 +252,8 @@ void sim_on_link_message(struct sim *sim, const struct sim_event *event) {
                                      msg);
     else
         bt_decode_core_link_message(node_at(sim, conn, 1)->decode, sim->now_us, conn->slot[1], msg);
+    if (msg->type == BT_KV_COMMIT)
+        lose_committing(sim, event->a);
     if (has_ended && kv->parked != n_parked)
         sim_fail(sim, "an ended ticket is refused",
                  "%s parked a hello with a ticket that ended there",

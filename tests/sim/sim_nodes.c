@@ -186,8 +186,8 @@ static void post(struct sim *sim, int n, struct bt_step *step) {
     uint64_t layer_us = 300 + step->n_rows * (20 + sim_below(&sim->random, 60));
     if (sim_chance(&sim->random, 3))
         layer_us += sim_below(&sim->random, 150000);
-    if (sim_is_enabled(sim, SIM_SLOW_STEP) && sim_chance(&sim->random, 6)) {
-        layer_us += 200000 + sim_below(&sim->random, 2000000);
+    if (sim_is_enabled(sim, SIM_SLOW_STEP) && sim_chance(&sim->random, sim->slow ? 12 : 6)) {
+        layer_us += 200000 + sim_below(&sim->random, sim->slow ? 4000000 : 2000000);
         sim->coverage->faults[SIM_SLOW_STEP]++;
         sim_say(sim, n, "computes a slow step");
     }

@@ -109,6 +109,8 @@ static void add_nodes(struct sim *sim, enum sim_role role, int count, char lette
         node->n_pages = 8 + sim_below(&sim->random, role == SIM_PREFILL ? 12 : 24);
         if (sim->short_cuts)
             node->n_pages = 200;
+        else if (sim->slow && role == SIM_PREFILL)
+            node->n_pages = 8 + sim_below(&sim->random, 3);
         else if (sim->long_answers)
             node->n_pages = 12 + sim_below(&sim->random, 6);
     }
@@ -127,10 +129,10 @@ static void build(struct sim *sim) {
     sim->eager = sim->split && sim_chance(random, 40);
     sim->page_bytes = sim_chance(random, 20) ? 3 * BT_KV_FRAME_BYTES / 2 : 4096;
     sim->slow_percent = sim_chance(random, 50) ? 2 : 15;
+    sim_plan_faults(sim);
     add_nodes(sim, SIM_ROUTER, sim->n_routers, 'r');
     add_nodes(sim, SIM_PREFILL, 1 + (int)sim_below(random, SIM_PREFILLS), 'p');
     add_nodes(sim, SIM_DECODE, 1 + (int)sim_below(random, SIM_DECODES), 'd');
-    sim_plan_faults(sim);
     for (int n = 0; n < sim->n_nodes; n++)
         sim_start_node(sim, n);
     sim_make_clients(sim);
@@ -252,6 +254,9 @@ static void handle(struct sim *sim, const struct sim_event *event) {
         break;
     case SIM_ON_LAND:
         sim_on_land(sim, event);
+        break;
+    case SIM_ON_LAND_END:
+        sim_on_land_end(sim, event);
         break;
     case SIM_ON_LINK_DOWN:
         sim_on_link_down(sim, event);
