@@ -13,6 +13,8 @@
 #include "common/base/log.h"
 #include "common/rpc/rpc.h"
 
+enum { LASTING_US = 1000000 };
+
 uint64_t bt_worker_now_us(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -146,6 +148,7 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for the event loop");
     BT_TRY(load(host, max_rows, err));
     bt_rpc_init();
+    host->has_rpc = true;
     BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){0}, &host->rpc, err));
     host->streams = bt_rpc_client_streams(host->rpc);
     return watch(host, err);
@@ -157,10 +160,9 @@ void bt_worker_host_fini(struct bt_worker_host *host) {
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
-    if (host->rpc) {
-        bt_rpc_client_stop(host->rpc);
+    bt_rpc_client_stop(host->rpc);
+    if (host->has_rpc)
         bt_rpc_fini();
-    }
     bt_engine_destroy(host->engine);
     if (host->base)
         event_base_free(host->base);
@@ -210,6 +212,11 @@ static void dial_due(struct bt_worker_host *host, uint64_t now_us) {
 static void on_closed(struct bt_worker_host *host, uint64_t now_us,
                       const struct bt_rpc_event *event) {
     uint32_t i = event->slot;
+    /* Only a stream that lasted is dialled again at once: one that is taken and refused each time
+     * would spin. */
+    if (host->routers[i].welcome_us && now_us - host->routers[i].welcome_us >= LASTING_US)
+        host->routers[i].failures = 0;
+    host->routers[i].welcome_us = 0;
     /* A router that is not there yet is said once, not at each try. */
     if (host->routers[i].failures == 0)
         BT_WARN("router %s: %s", host->options->routers[i], event->text);
@@ -227,9 +234,8 @@ bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
     if (!bt_rpc_next(host->streams, event))
         return false;
     BT_ASSERT(event->slot < BT_MAX_ROUTERS);
-    /* A stream that opens and is then refused is no success: dialled at once, it would spin. */
     if (event->type == BT_RPC_MESSAGE && event->msg->type == BT_MSG_WELCOME)
-        host->routers[event->slot].failures = 0;
+        host->routers[event->slot].welcome_us = now_us;
     else if (event->type == BT_RPC_CLOSED)
         on_closed(host, now_us, event);
     return true;

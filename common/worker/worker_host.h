@@ -21,6 +21,7 @@ struct bt_worker_host {
     const struct bt_worker_options *options; /* borrowed */
     struct event_base *base;
     struct bt_engine *engine;
+    bool has_rpc; /* gRPC was started */
     struct bt_rpc_client *rpc;
     struct bt_rpc_streams *streams; /* of rpc */
     struct event *rpc_event, *engine_event, *tick, *term, *interrupt;
@@ -32,9 +33,10 @@ struct bt_worker_host {
     struct bt_id incarnation;
     uint64_t random; /* state of the redial spread */
     struct {
-        bool busy; /* dialled or open */
-        uint32_t failures;
-        uint64_t dial_us; /* not before */
+        bool busy;           /* dialled or open */
+        uint32_t failures;   /* in a row */
+        uint64_t welcome_us; /* 0: it has not said welcome on this stream */
+        uint64_t dial_us;    /* not before */
     } routers[BT_MAX_ROUTERS];
 };
 
