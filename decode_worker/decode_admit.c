@@ -4,8 +4,8 @@
 #include "common/base/assert.h"
 #include "decode_worker/decode_state.h"
 
-/* Pages promised for growth at admission, beside those of the prompt: DESIGN 3 "Waiting is done in
- * the router only". */
+/* Pages promised for growth at admission, beside those of the prompt: with fewer, a sequence that
+ * has just been admitted is soon preempted; with more, fewer are admitted. */
 enum { GROWTH_PAGES = 4 };
 
 static void refuse(struct bt_decode_core *core, uint32_t slot, const struct bt_msg_work *work,

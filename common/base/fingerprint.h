@@ -13,7 +13,7 @@ enum bt_profile { BT_PROFILE_FAST = 1, BT_PROFILE_BF16 = 2, BT_PROFILE_EXACT = 3
 
 enum {
     BT_FINGERPRINT_BYTES = 64, /* serialised */
-    BT_NUMERICS_CONTRACT = 1,  /* version of the numerics contract (ARCHITECTURE "Numerics") */
+    BT_NUMERICS_CONTRACT = 1,  /* version of the numerics contract (docs/numerics.md) */
     BT_KV_INNER_ORDER_CPU =
         1, /* bf16: K [dim/2][16 tokens][2], V [8][dim][2]; see kernels/kernels.h */
 };

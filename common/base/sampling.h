@@ -5,8 +5,8 @@
 
 #include "common/base/limits.h"
 
-/* NUMERICS "Sampling". Ranges are checked where the request is parsed and again where it arrives on
- * a worker. */
+/* docs/numerics.md "Sampling". Ranges are checked where the request is parsed and again where it
+ * arrives on a worker. */
 struct bt_sampling {
     float temperature;        /* 0..2; 0 = greedy */
     float top_p;              /* (0, 1]; 1 = off */

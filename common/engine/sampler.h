@@ -1,5 +1,5 @@
 /* Chooses the next token from a row of logits: masks, penalties, temperature, min_p, top_k, top_p,
- * then a draw that depends on nothing but (seed, token index). NUMERICS "Sampling".
+ * then a draw that depends on nothing but (seed, token index). docs/numerics.md "Sampling".
  *
  * The stream of a request is therefore the same wherever it runs and however often it is moved. */
 #pragma once

@@ -11,7 +11,7 @@
 
 #include "common/base/limits.h"
 
-/* NUMERICS "Profiles". */
+/* docs/numerics.md "Profiles". */
 enum bt_precision {
     BT_PRECISION_FAST,  /* int8 activations for quantised weights, bf16 cache */
     BT_PRECISION_BF16,  /* bf16 arithmetic and cache */

@@ -10,7 +10,7 @@
  *
  * A frame lands only where lease slot, generation, link, layer, range and order are right; all else
  * is refused, counted, and its bytes go to scratch. Ended tickets are remembered for two leases and
- * refused (DESIGN 3 "Ticket", 4 "All links are two-sided"). */
+ * refused (ARCHITECTURE 7). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

@@ -12,7 +12,7 @@
  *
  * The link pulls frames when it can write; among sends of one link they go round by first-token
  * deadline, so that a long prompt does not block it. Sums are taken from the pool, where they were
- * put when the page was filled, never made here (DESIGN 4 "Checksums"). */
+ * put when the page was filled, never made here (ARCHITECTURE 7). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

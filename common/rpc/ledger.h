@@ -3,7 +3,8 @@
  *
  * Both worker cores stand on it. Pure: told the time, no malloc after create. What is to be said is
  * not queued but derived: a job knows which of its tokens and answers its router has been sent, so
- * a router that comes back is simply told again from where it stands (DESIGN 3 "Join", Resume).
+ * a router that comes back is simply told again from where it stands (proto/registry.proto: Join,
+ * Resume).
  *
  * A *router* here is one incarnation of a router process; it counts until it has been silent for
  * BT_LEASE_MS, attached or not. A *slot* is one Attach stream of the shell. A *job* is one attempt
