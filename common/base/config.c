@@ -116,7 +116,7 @@ static bt_status parse_list(const struct bt_option *option, const char *where, c
 
 static bt_status set(const struct bt_option *option, const char *where, const char *value,
                      struct bt_error *err) {
-    uint64_t number;
+    uint64_t number = 0;
     switch (option->kind) {
     case BT_OPTION_STRING:
         *(const char **)option->out = keep(value);

@@ -1,6 +1,4 @@
 /* What a worker has to say to its routers now, derived from what it holds for them. */
-#include <string.h>
-
 #include "common/base/assert.h"
 #include "common/rpc/ledger_state.h"
 
@@ -36,8 +34,22 @@ void bt_ledger_refuse(struct bt_ledger *ledger, uint32_t slot, const struct bt_m
                          });
 }
 
+static bool is_same_census(const struct bt_census *a, const struct bt_census *b) {
+    return a->total == b->total && a->free == b->free && a->cached == b->cached &&
+           a->reserved == b->reserved && a->filling == b->filling && a->armed == b->armed &&
+           a->landed == b->landed && a->live == b->live && a->quarantined == b->quarantined;
+}
+
+static bool is_same_status(const struct bt_msg_status *a, const struct bt_msg_status *b) {
+    return is_same_census(&a->census, &b->census) && a->running == b->running &&
+           a->backlog_tokens == b->backlog_tokens && a->step_us == b->step_us &&
+           a->draining == b->draining && a->kv_bytes == b->kv_bytes &&
+           a->refused_frames == b->refused_frames && a->links == b->links &&
+           a->step_p50_us == b->step_p50_us && a->step_p99_us == b->step_p99_us;
+}
+
 void bt_ledger_set_status(struct bt_ledger *ledger, const struct bt_msg_status *status) {
-    if (!memcmp(&ledger->status, status, sizeof *status))
+    if (is_same_status(&ledger->status, status))
         return;
     ledger->status = *status;
     for (uint32_t i = 0; i < BT_MAX_ROUTERS; i++)
