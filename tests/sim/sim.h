@@ -170,6 +170,7 @@ struct sim_node {
     uint64_t *contents; /* [SIM_LAYERS][n_pages] */
     uint32_t n_pages;
     struct bt_step *step;
+    uint64_t step_until_us;
     bool corrupting; /* while a frame is made whose memory has changed since it was filled */
 };
 
@@ -225,11 +226,12 @@ struct sim {
     enum bt_disaggregate disaggregate;
     bool faulty; /* this seed has faults */
     bool enabled[SIM_FAULT_COUNT];
-    bool short_cuts; /* only links are cut, and never as long as it takes to notice */
-    bool split;      /* links carry bulk beside control: bytes land later than their header */
-    bool eager;      /* and let go of the sender's pages before the bytes have landed */
-    bool slow;       /* prefill workers with little room and steps that last */
-    bool tight;      /* the router's bounds are small */
+    bool short_cuts;   /* only links are cut, and never as long as it takes to notice */
+    bool split;        /* links carry bulk beside control: bytes land later than their header */
+    bool eager;        /* and let go of the sender's pages before the bytes have landed */
+    bool slow;         /* prefill workers with little room and steps that last */
+    uint32_t n_struck; /* of those that wait */
+    bool tight;        /* the router's bounds are small */
     uint32_t queue_ms;
     struct bt_id speaker; /* the worker whose message a router handles now; 0: none */
     bool long_answers;    /* and small pools: sequences must be preempted */
@@ -308,6 +310,8 @@ void sim_lose_link(struct sim *sim, uint32_t conn, int end);
 /* sim_faults.c */
 void sim_plan_faults(struct sim *sim);
 void sim_on_fault(struct sim *sim, enum sim_fault fault);
+/* In slow seeds: strikes a prompt that waits on a prefill worker for its pages or its turn. */
+void sim_strike_waiting(struct sim *sim, int prefill);
 bool sim_is_enabled(const struct sim *sim, enum sim_fault fault);
 
 /* sim_lies.c */

@@ -38,8 +38,8 @@ void sim_make_clients(struct sim *sim) {
                 sim_push(sim, at + sim_below(random, 1500000), SIM_ON_CANCEL, -1, (uint32_t)c, 0,
                          NULL);
         }
-        if (sim->enabled[SIM_SHORT_DEADLINE] && sim_chance(random, 15))
-            client->deadline_ms = 1 + sim_below(random, 1500);
+        if (sim->enabled[SIM_SHORT_DEADLINE] && sim_chance(random, sim->slow ? 40 : 15))
+            client->deadline_ms = 1 + sim_below(random, sim->slow ? 4000 : 1500);
         if (sim->enabled[SIM_STOP_STRING] && sim_chance(random, 20))
             client->stop_at = 1 + sim_below(random, client->sampling.max_tokens);
         client->stops_late = sim->enabled[SIM_LATE_STOP] && sim_chance(random, 50);

@@ -1,4 +1,6 @@
 /* What goes wrong in a seed: which faults it has, when each strikes, and what it does. */
+#include "common/rpc/ledger_state.h"
+#include "prefill_worker/prefill_state.h"
 #include "sim.h"
 
 static const char *const fault_names[SIM_FAULT_COUNT] = {
@@ -74,8 +76,10 @@ void sim_plan_faults(struct sim *sim) {
         if (clients_only && !is_of_clients((enum sim_fault)f))
             sim->enabled[f] = false;
     }
-    if (sim->slow)
+    if (sim->slow) {
         sim->enabled[SIM_SLOW_STEP] = sim->enabled[SIM_CUT_ATTACH] = true;
+        sim->enabled[SIM_SHORT_DEADLINE] |= sim_chance(random, 50);
+    }
     sim->enabled[SIM_SHORT_QUEUE] &= sim_chance(random, 40);
     sim->enabled[SIM_ROUTER_FULL] &= sim_chance(random, 40);
     sim->enabled[SIM_SHORT_CUT] = sim->short_cuts;
@@ -170,6 +174,47 @@ static void flush(struct sim *sim, int n) {
     sim->coverage->faults[SIM_FLUSH]++;
     bt_router_core_flush(sim->nodes[n].router, sim->now_us);
     sim_drain_actions(sim, n);
+}
+
+/* The client of this job, -1: it has gone. */
+static int client_of(const struct sim *sim, int router, uint64_t request) {
+    for (int c = 0; c < sim->n_clients; c++)
+        if (sim->clients[c].router == router && sim->clients[c].req &&
+            sim->clients[c].req->id == request)
+            return c;
+    return -1;
+}
+
+void sim_strike_waiting(struct sim *sim, int n) {
+    const struct bt_prefill_core *core = sim->nodes[n].prefill;
+    if (!sim->slow || sim->n_struck >= 3 || sim->now_us > sim->calm_us || !core->n_active)
+        return;
+    const struct bt_prefill_seq *seq = NULL;
+    for (uint32_t i = 0; i < core->n_seqs && !seq; i++)
+        if (core->seqs[i].state == BT_PREFILL_GRANTED ||
+            (core->seqs[i].state == BT_PREFILL_QUEUED && sim_chance(&sim->random, 5)))
+            seq = &core->seqs[i];
+    /* A step that lasts holds the pages for as long as a cut takes to be noticed. */
+    const struct sim_node *node = &sim->nodes[n];
+    bool lasts = node->step && node->step_until_us > sim->now_us + 1700000;
+    if (!seq || !sim_chance(&sim->random, lasts ? 50 : 2))
+        return;
+    int r = sim_node_of(sim, core->ledger->routers[seq->job->router].incarnation);
+    int c = r < 0 ? -1 : client_of(sim, r, seq->job->key.request);
+    if (c < 0)
+        return;
+    sim->n_struck++;
+    if (sim_chance(&sim->random, lasts ? 5 : 40)) {
+        sim_push(sim, sim->now_us + 100, SIM_ON_CANCEL, -1, (uint32_t)c, 0, NULL);
+    } else if (sim_chance(&sim->random, 30)) {
+        drain(sim, n);
+    } else if (sim->now_us >= sim->cut_until_us[n][r]) {
+        /* The worker gives its stream up after 1 s; when it is back nobody lists the prompt. */
+        cut_between(sim, n, r, sim->now_us + 1100000 + sim_below(&sim->random, 300000),
+                    SIM_CUT_ATTACH);
+        sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, 700000), SIM_ON_CANCEL, -1,
+                 (uint32_t)c, 0, NULL);
+    }
 }
 
 void sim_on_fault(struct sim *sim, enum sim_fault fault) {

@@ -185,9 +185,12 @@ static void close_end(struct sim *sim, uint32_t i, int end, bool tell_peer) {
     int n = conn->node[end];
     struct sim_node *node = &sim->nodes[n];
     conn->open[end] = false;
-    if (tell_peer && conn->open[!end])
-        sim_push(sim, sim_arrival(sim, &conn->last_us[!end]), SIM_ON_CLOSED, -1, i, (uint32_t)!end,
-                 NULL);
+    if (tell_peer && conn->open[!end]) {
+        uint64_t at = sim_arrival(sim, &conn->last_us[!end]);
+        if (sim_chance(&sim->random, 5)) /* half open for a while */
+            at += sim_below(&sim->random, 2000000);
+        sim_push(sim, at, SIM_ON_CLOSED, -1, i, (uint32_t)!end, NULL);
+    }
     bool alive = node->up && node->born == conn->born[end];
     uint32_t slot = conn->slot[end];
     settle_conn(sim, conn);

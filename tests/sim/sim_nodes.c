@@ -113,7 +113,10 @@ void sim_start_node(struct sim *sim, int n) {
                                            .n_layers = SIM_LAYERS,
                                            .page_bytes = sim->page_bytes,
                                            .n_vocab = SIM_VOCAB,
-                                           .chunk_tokens = 4 + sim_below(&sim->random, 52),
+                                           .chunk_tokens =
+                                               sim->long_answers && sim_chance(&sim->random, 50)
+                                                   ? 1 + sim_below(&sim->random, 4)
+                                                   : 4 + sim_below(&sim->random, 52),
                                            .drain_ms = 300},
                 &node->decode, &err);
     }
@@ -187,7 +190,7 @@ static void post(struct sim *sim, int n, struct bt_step *step) {
     if (sim_chance(&sim->random, 3))
         layer_us += sim_below(&sim->random, 150000);
     if (sim_is_enabled(sim, SIM_SLOW_STEP) && sim_chance(&sim->random, sim->slow ? 12 : 6)) {
-        layer_us += 200000 + sim_below(&sim->random, sim->slow ? 4000000 : 2000000);
+        layer_us += 100000 + sim_below(&sim->random, sim->slow ? 2000000 : 1000000);
         sim->coverage->faults[SIM_SLOW_STEP]++;
         sim_say(sim, n, "computes a slow step");
     }
@@ -195,6 +198,7 @@ static void post(struct sim *sim, int n, struct bt_step *step) {
         at += layer_us;
         sim_push(sim, at, SIM_ON_LAYER, n, layer, (uint32_t)step->id, NULL);
     }
+    node->step_until_us = at + 100;
     sim_push(sim, at + 100, SIM_ON_STEP, n, 0, (uint32_t)step->id, NULL);
 }
 
@@ -378,6 +382,8 @@ void sim_drain_actions(struct sim *sim, int n) {
         sim_check_node(sim, n);
     if (node->up && node->router)
         sim_aim(sim, n);
+    else if (node->up && node->prefill)
+        sim_strike_waiting(sim, n);
 }
 
 uint32_t sim_n_pairs_prefill(void) {

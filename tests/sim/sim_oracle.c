@@ -100,7 +100,7 @@ void sim_engine_results(struct sim_node *node, struct sim_random *random, bool n
         struct bt_step_result *result = &step->results[i];
         result->token = token_of(seen, seq->n_history, seq->n_prompt, seq->sampling,
                                  &result->finish, &result->hash);
-        if (nonfinite && sim_chance(random, 5)) {
+        if (nonfinite && sim_chance(random, seq->index ? 5 : 20)) {
             result->finish = BT_FINISH_ERROR;
             result->token = -1;
         }

@@ -120,11 +120,11 @@ static void build(struct sim *sim) {
     struct sim_random *random = &sim->random;
     sim->short_cuts = sim->seed % 16 == 4;
     sim->n_routers = 1 + (int)sim_below(random, sim->short_cuts ? 1 : SIM_ROUTERS);
-    uint32_t mode = sim_below(random, 10);
-    sim->disaggregate = mode < 6   ? BT_DISAGGREGATE_ALWAYS
-                        : mode < 9 ? BT_DISAGGREGATE_AUTO
-                                   : BT_DISAGGREGATE_NEVER;
     sim->long_answers = sim_chance(random, 30) && !sim->short_cuts;
+    uint32_t mode = sim_below(random, 10), always = sim->long_answers ? 4 : 6;
+    sim->disaggregate = mode < always                        ? BT_DISAGGREGATE_ALWAYS
+                        : mode < (sim->long_answers ? 7 : 9) ? BT_DISAGGREGATE_AUTO
+                                                             : BT_DISAGGREGATE_NEVER;
     sim->split = sim_chance(random, 40);
     sim->eager = sim->split && sim_chance(random, 40);
     sim->page_bytes = sim_chance(random, 20) ? 3 * BT_KV_FRAME_BYTES / 2 : 4096;
