@@ -3,6 +3,7 @@ import http.client
 import json
 import random
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster import Cluster
@@ -64,6 +65,7 @@ def test_nothing_is_left(baton, tiny, logs, sanitized):
 
             wave(20)
             settle()
+            time.sleep(0.5)  # the last clients' connections are closed on the router's side too
             fds = {p.name: p.n_fds() for p in cluster.processes()}
             whole = wave(n // 2)
             settle()
@@ -71,7 +73,7 @@ def test_nothing_is_left(baton, tiny, logs, sanitized):
             whole += wave(n // 2)
             settle()
         assert n * 0.4 < whole < n * 0.6
-        cluster.wait_for(lambda: {p.name: p.n_fds() for p in cluster.processes()} == fds, "no descriptor is left over")
+        cluster.wait_for(lambda: all(p.n_fds() <= fds[p.name] for p in cluster.processes()), "no descriptor is left over")
         if not sanitized:  # the sanitizer's quarantine grows by design
             for process in cluster.processes():
                 grown = process.rss_kb() - half[process.name]
