@@ -263,8 +263,6 @@ void sim_push(struct sim *sim, uint64_t at_us, enum sim_event_type type, int nod
 bool sim_concerns(const struct sim *sim, const struct sim_event *event, uint32_t conn);
 
 /* sim_oracle.c */
-/* The contents of (layer, page) once it holds positions up to n_tokens - 1. */
-uint64_t sim_contents(const int32_t *tokens, uint32_t n_tokens, uint32_t layer, uint32_t page);
 /* The token after these, as the model gives it where no byte is wrong. */
 int32_t sim_oracle(const int32_t *tokens, uint32_t n_tokens, uint32_t n_prompt,
                    const struct bt_sampling *sampling, enum bt_finish *finish, uint64_t *hash);

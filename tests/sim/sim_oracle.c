@@ -37,13 +37,6 @@ static uint64_t extend(uint64_t before, int32_t token, uint32_t position) {
     return sim_mix(before, sim_mix((uint64_t)(uint32_t)token, position));
 }
 
-uint64_t sim_contents(const int32_t *tokens, uint32_t n_tokens, uint32_t layer, uint32_t page) {
-    uint64_t contents = layer + 1;
-    for (uint32_t i = 0; i < n_tokens && i < (page + 1) * BT_PAGE_TOKENS; i++)
-        contents = extend(contents, tokens[i], i);
-    return contents;
-}
-
 static int32_t token_of(uint64_t seen, uint32_t n_tokens, uint32_t n_prompt,
                         const struct bt_sampling *sampling, enum bt_finish *finish,
                         uint64_t *hash) {
@@ -59,9 +52,14 @@ static int32_t token_of(uint64_t seen, uint32_t n_tokens, uint32_t n_prompt,
 int32_t sim_oracle(const int32_t *tokens, uint32_t n_tokens, uint32_t n_prompt,
                    const struct bt_sampling *sampling, enum bt_finish *finish, uint64_t *hash) {
     uint64_t seen = 1;
-    for (uint32_t layer = 0; layer < SIM_LAYERS; layer++)
-        for (uint32_t page = 0; page * BT_PAGE_TOKENS < n_tokens; page++)
-            seen = sim_mix(seen, sim_contents(tokens, n_tokens, layer, page));
+    for (uint32_t layer = 0; layer < SIM_LAYERS; layer++) {
+        uint64_t contents = layer + 1;
+        for (uint32_t i = 0; i < n_tokens; i++) {
+            contents = extend(contents, tokens[i], i);
+            if ((i + 1) % BT_PAGE_TOKENS == 0 || i + 1 == n_tokens) /* what a page then holds */
+                seen = sim_mix(seen, contents);
+        }
+    }
     int32_t token = token_of(seen, n_tokens, n_prompt, sampling, finish, hash);
     if (*finish == BT_FINISH_NONE && n_tokens - n_prompt + 1 >= sampling->max_tokens)
         *finish = BT_FINISH_LENGTH;
