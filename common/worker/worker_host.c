@@ -219,7 +219,7 @@ static void on_closed(struct bt_worker_host *host, uint64_t now_us,
     host->routers[i].welcome_us = 0;
     /* A router that is not there yet is said once, not at each try. */
     if (host->routers[i].failures == 0)
-        BT_WARN("router %s: %s", host->options->routers[i], event->text);
+        BT_INFO("router %s: %s", host->options->routers[i], event->text);
     else
         BT_DEBUG("router %s: %s", host->options->routers[i], event->text);
     host->routers[i].busy = false;
