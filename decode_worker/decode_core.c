@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/worker/tell_index.h"
 #include "decode_worker/decode_state.h"
 
 /* What each event does in each state: H handled, i ignored, - impossible. */
@@ -328,22 +329,6 @@ static void end_lost(struct bt_decode_core *core, uint64_t now_us) {
     }
 }
 
-static void tell_index(struct bt_decode_core *core) {
-    struct bt_kv_change change;
-    bt_status status;
-    while ((status = bt_kv_pool_next_change(core->pool, &change)) == BT_OK)
-        bt_ledger_block(core->ledger, change.added, change.hash);
-    if (status == BT_E_FULL)
-        bt_ledger_census_lost(core->ledger);
-    uint32_t slot;
-    if (!bt_ledger_wants_census(core->ledger, &slot))
-        return;
-    uint32_t n = 0, cursor = 0;
-    while (n < core->config.n_pages && bt_kv_pool_indexed(core->pool, &cursor, &core->census[n]))
-        n++;
-    bt_ledger_census(core->ledger, slot, core->census, n);
-}
-
 static void tell_status(struct bt_decode_core *core, uint64_t now_us) {
     bt_step_times_refresh(&core->step_times, now_us);
     const struct bt_kv_recv_counters *kv = bt_kv_recv_counters(core->recv);
@@ -397,7 +382,7 @@ bool bt_decode_core_next(struct bt_decode_core *core, uint64_t now_us,
     }
     if (next_of_recv(core, now_us, out)) /* composing may have preempted a lease */
         return true;
-    tell_index(core);
+    bt_tell_index(core->pool, core->ledger, core->census, core->config.n_pages);
     tell_status(core, now_us);
     if (next_of_ledger(core, now_us, out))
         return true;
