@@ -32,7 +32,8 @@ struct bt_label {
 
 enum bt_metric_kind { BT_METRIC_COUNTER, BT_METRIC_GAUGE, BT_METRIC_HISTOGRAM };
 
-/* Begins a family: its HELP and TYPE lines. Every sample of it must follow before the next family. */
+/* Begins a family: its HELP and TYPE lines. Every sample of it must follow before the next family.
+ */
 void bt_metrics_family(struct evbuffer *out, const char *name, enum bt_metric_kind kind,
                        const char *help);
 /* One sample; labels may be NULL where n_labels is 0. */
