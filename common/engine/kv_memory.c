@@ -1,9 +1,10 @@
 /* The memory of the KV cache: [layer][page][kv head][K, then V][...]. */
 #include "common/engine/kv_memory.h"
 
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "common/base/assert.h"
 #include "common/base/bytes.h"
@@ -16,8 +17,8 @@ enum { STRIPE_BYTES = 2 << 20 };
 static void *touch_all(void *arg) {
     struct bt_kv_memory *mem = arg;
     size_t layer_bytes = (size_t)mem->n_pages * mem->page_bytes;
-    struct sched_param lowest = {0};
-    pthread_setschedparam(pthread_self(), SCHED_IDLE, &lowest);
+    /* Lowest normal priority: with SCHED_IDLE it would never run beside a busy compute thread. */
+    setpriority(PRIO_PROCESS, (id_t)gettid(), 19);
     for (size_t at = 0; at < layer_bytes; at += STRIPE_BYTES)
         for (uint32_t layer = 0; layer < mem->n_layers; layer++) {
             uintptr_t from = (uintptr_t)mem->base + layer * layer_bytes + at;
