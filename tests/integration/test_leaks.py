@@ -3,7 +3,6 @@ import http.client
 import json
 import random
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster import Cluster
@@ -63,10 +62,9 @@ def test_nothing_is_left(baton, tiny, logs, sanitized):
             def settle():
                 cluster.wait_for(lambda: idle(cluster), "every page is free or cached")
 
+            fds = {p.name: p.n_fds() for p in cluster.processes()}  # nobody has asked anything yet
             wave(20)
             settle()
-            time.sleep(0.5)  # the last clients' connections are closed on the router's side too
-            fds = {p.name: p.n_fds() for p in cluster.processes()}
             whole = wave(n // 2)
             settle()
             half = {p.name: p.rss_kb() for p in cluster.processes()}
