@@ -54,10 +54,10 @@ static void *open_parcel(void *self) {
     struct parcel *parcel = self;
     grpc_event event = grpc_completion_queue_next(parcel->stranger.queue,
                                                   gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-    while (event.type == GRPC_OP_COMPLETE && event.tag != parcel)
+    while (event.type == GRPC_OP_COMPLETE && event.tag != &parcel->value)
         event = grpc_completion_queue_next(parcel->stranger.queue,
                                            gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
-    BT_RPC_TAKE(parcel);
+    BT_RPC_TAKE(&parcel->value);
     return parcel->value > 0 ? parcel : NULL;
 }
 
@@ -69,8 +69,9 @@ static void parcel_through_queue(bool late) {
     pthread_t thread;
     pthread_create(&thread, NULL, open_parcel, parcel);
     parcel->value = 1;
-    BT_RPC_GIVE(parcel);
-    grpc_call_start_batch(parcel->stranger.call, NULL, 0, parcel, NULL);
+    BT_RPC_GIVE(&parcel->value);
+    /* A tag of its own: the stranger stands at the same address as the parcel. */
+    grpc_call_start_batch(parcel->stranger.call, NULL, 0, &parcel->value, NULL);
     if (late)
         parcel->value = 2;
     pthread_join(thread, NULL);
