@@ -80,8 +80,9 @@ static void end_stopped(struct bt_router_core *core, struct bt_request *req,
 static void end_fatal(struct bt_router_core *core, struct bt_request *req,
                       struct bt_life_cause cause) {
     if (cause.end == BT_END_INVALID)
-        bt_core_attempt_end(core, req, BT_E_TOO_LARGE, BT_FINISH_NONE,
-                            "the worker can never hold a request of this length");
+        bt_core_attempt_end(
+            core, req, BT_E_TOO_LARGE, BT_FINISH_NONE,
+            "the worker can never run this request: too long, or a token its model lacks");
     else
         bt_core_attempt_end(core, req, BT_E_INTERNAL, BT_FINISH_ERROR,
                             "the model computed a logit that is not a number");
