@@ -16,7 +16,7 @@ tsan: ## build and run cores, pool, engine, links and RPC under TSan
 	./check tsan
 
 fuzz: ## fuzz every parser for a minute each
-	cmake --preset fuzz && cmake --build build/fuzz -j $(JOBS) && scripts/fuzz 60
+	cmake --preset fuzz && cmake --build build/fuzz -j $(JOBS) --target fuzzers && scripts/fuzz 60
 
 bench: all ## measure, beside llama.cpp where its Python package is installed
 	tests/bench/run
