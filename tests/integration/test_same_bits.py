@@ -62,19 +62,32 @@ def compare(got, expected):
 
 
 def check_bytes(cluster, results, prompts, page_bytes):
-    """Every request moved exactly the pages that D lacked, and the counters know of nothing else."""
+    """Every request moved exactly the pages that D lacked, and the counters know of nothing else. The workers' last words on a
+    request, and their counters, come after the client's end: they are waited for."""
     total = 0
     for name, (_, _, request_id) in results.items():
-        (record,) = cluster.json(f"/debug/requests?id={request_id}")["requests"]
         pages = -(-len(prompts[name]) // PAGE)
-        assert record["pages"] == pages, (name, record)
-        assert record["kv_bytes"] == (pages - record["pages_held"]) * page_bytes, (name, record)
-        assert record["prefill_worker"] and record["prefill_worker"] != record["decode_worker"], (name, record)
-        assert record["placement"] == "split", (name, record)
-        total += record["kv_bytes"]
-    received = sum(v for k, v in cluster.metrics().items()
+
+        def record():
+            (found,) = cluster.json(f"/debug/requests?id={request_id}")["requests"]
+            return found
+
+        def is_settled():
+            found = record()
+            return found["pages"] == pages and found["kv_bytes"] == (pages - found["pages_held"]) * page_bytes
+
+        cluster.wait_for(is_settled, f"{name} moved the pages that the decode worker lacked: {record()}")
+        found = record()
+        assert found["prefill_worker"] and found["prefill_worker"] != found["decode_worker"], (name, found)
+        assert found["placement"] == "split", (name, found)
+        total += found["kv_bytes"]
+
+    def received():
+        return sum(v for k, v in cluster.metrics().items()
                    if k.startswith("baton_kv_transfer_bytes_total") and 'role="decode"' in k)
-    assert received == total
+
+    cluster.wait_for(lambda: received() == total, f"the decode workers count {total} bytes")
+    assert received() == total
 
 
 def matrix(baton, model, logs, table, max_tokens, page_bytes, topologies, worker_args):
