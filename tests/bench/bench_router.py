@@ -116,14 +116,14 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
                 yield Engine("nginx", port, [nginx.pid, *children(nginx.pid)])
 
     @contextlib.contextmanager
-    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=()):
+    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=(), mock_extra=()):
         with tempfile.TemporaryFile() as logs:
             args = [self.baton, "router", "--model", self.args.model, "--port", 0, "--registry-listen", "127.0.0.1:0",
                     "--disaggregate", "always", "--log-level", "warn", *router_args]
             with process(args, cpus=cpus, logs=logs) as (router, words):
                 port = int(words["http"].rsplit(":", 1)[1])
                 mock_args = [self.tools / "mock_worker", "--router", words["registry"], "--model", self.args.model,
-                             "--interval-us", interval_us, "--vocab", VOCAB, "--max-context", 100000]
+                             "--interval-us", interval_us, "--vocab", VOCAB, "--max-context", 100000, *mock_extra]
                 with process(mock_args, cpus=mock_cpus):
                     wait_http(port)
                     yield Engine("baton", port, [router.pid])
@@ -204,9 +204,34 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
             self.add("router_start", "baton", "ms", (time.monotonic() - started) * 1e3)
             connection.close()
 
+    def round_gone(self):
+        """A client that leaves while it is queued: until the router has let go of its request (a look at /metrics included)."""
+        body = json.dumps({"prompt": [5, 6, 7], "max_tokens": 8, "stream": True}).encode()
+        post = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        with self.router(1000, mock_extra=["--full"]) as router:
+            looks = http.client.HTTPConnection("127.0.0.1", router.port)
+
+            def live():
+                looks.request("GET", "/metrics")
+                lines = looks.getresponse().read().decode().splitlines()
+                return next(float(line.split()[1]) for line in lines if line.startswith("baton_requests_live "))
+
+            for _ in range(20):
+                client = http.client.socket.create_connection(("127.0.0.1", router.port))
+                client.sendall(post)
+                while not live():
+                    pass
+                client.close()
+                left = time.monotonic()
+                while live():
+                    pass
+                self.add("router_client_gone", "baton", "ms", (time.monotonic() - left) * 1e3)
+            looks.close()
+
     def run(self):
         parts = {"start": self.round_start, "ttft": self.round_ttft, "cpu-64": lambda: self.round_cpu(64),
-                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory}
+                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory,
+                 "gone": self.round_gone}
         for _ in range(self.args.rounds):
             for name, part in parts.items():
                 if not self.args.only or name.startswith(self.args.only):
@@ -232,7 +257,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=ROOT / "build")
     parser.add_argument("--model", help="GGUF file; the default model where it is not given")
-    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput or memory")
+    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput, memory or gone")
     args = parser.parse_args()
     if not args.model:
         args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
