@@ -8,10 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/http_client.h"
+#include "common/base/clock.h"
 #include "common/base/config.h"
 
 enum { GAPS_MAX = 1 << 16, LINE_BYTES = 1 << 16 };
@@ -33,9 +33,7 @@ struct chat {
 };
 
 static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+    return (double)bt_clock_ns() / 1e6;
 }
 
 static void append(struct chat *chat, const char *text) {

@@ -11,11 +11,11 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cli/children.h"
 #include "cli/http_client.h"
+#include "common/base/clock.h"
 #include "common/base/config.h"
 
 enum {
@@ -44,9 +44,7 @@ static const char *const precisions[] = {"fast", "bf16", "exact"};
 static const char *const modes[] = {"auto", "always", "never"};
 
 static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec / 1e6;
+    return (double)bt_clock_ns() / 1e6;
 }
 
 static uint32_t cpus(void) {

@@ -4,10 +4,6 @@
 #include "common/base/assert.h"
 #include "decode_worker/decode_state.h"
 
-/* Pages promised for growth at admission, beside those of the prompt: with fewer, a sequence that
- * has just been admitted is soon preempted; with more, fewer are admitted. */
-enum { GROWTH_PAGES = 4 };
-
 static void refuse(struct bt_decode_core *core, uint32_t slot, const struct bt_msg_work *work,
                    enum bt_end reason) {
     bt_ledger_refuse(core->ledger, slot,
@@ -18,13 +14,13 @@ static void refuse(struct bt_decode_core *core, uint32_t slot, const struct bt_m
 /* Pins the prefix and promises the rest; false: no room, nothing held. */
 static bool take_pages(struct bt_decode_core *core, struct bt_decode_seq *seq, struct bt_id root) {
     const struct bt_job *job = seq->job;
-    uint32_t n_pages = bt_decode_pages_of(job->n_tokens);
+    uint32_t n_pages = bt_pages_of(job->n_tokens);
     /* The last token is always computed: its logits are wanted. */
     uint32_t held = bt_kv_hold_pin(core->pool, &seq->hold, root, job->tokens,
                                    (job->n_tokens - 1) / BT_PAGE_TOKENS);
-    uint32_t growth = bt_decode_pages_of(job->n_prompt + job->sampling.max_tokens) - n_pages;
-    if (growth > GROWTH_PAGES)
-        growth = GROWTH_PAGES;
+    uint32_t growth = bt_pages_of(job->n_prompt + job->sampling.max_tokens) - n_pages;
+    if (growth > BT_GROWTH_PAGES)
+        growth = BT_GROWTH_PAGES;
     if (!bt_kv_hold_reserve(core->pool, &seq->hold, n_pages - held + growth)) {
         bt_kv_hold_release(core->pool, &seq->hold);
         return false;
@@ -54,7 +50,7 @@ static enum bt_end refusal_of(const struct bt_decode_core *core, const struct bt
     if (!work->remaining_ms)
         return BT_END_DEADLINE;
     if (n_all > core->config.join.max_context ||
-        bt_decode_pages_of((uint32_t)n_all) > core->config.n_pages)
+        bt_pages_of((uint32_t)n_all) > core->config.n_pages)
         return BT_END_INVALID;
     if (work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
         return BT_END_INVALID;

@@ -105,7 +105,7 @@ bt_status bt_decode_core_create(const struct bt_decode_config *config, struct bt
     if (!core)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for the decode core");
     core->config = *config;
-    core->max_pages = bt_decode_pages_of(config->join.max_context);
+    core->max_pages = bt_pages_of(config->join.max_context);
     /* Ended sequences are remembered until their router has seen the end: as many again. */
     core->n_seqs = 2 * config->join.max_seqs + 8;
     bt_status status = create_parts(core, err);

@@ -37,7 +37,7 @@ static struct bt_decode_seq *victim_for(struct bt_decode_core *core, struct bt_d
 }
 
 bool bt_decode_grow(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq) {
-    uint32_t n_pages = bt_decode_pages_of(seq->n_computed + 1);
+    uint32_t n_pages = bt_pages_of(seq->n_computed + 1);
     if (seq->hold.n_pages >= n_pages)
         return true;
     BT_ASSERT(seq->hold.n_pages + 1 == n_pages);

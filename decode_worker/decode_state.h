@@ -3,6 +3,7 @@
  * Shared by decode_core.c (events, actions), decode_admit.c, decode_grow.c and decode_step.c. */
 #pragma once
 #include "common/base/block_hash.h"
+#include "common/base/page.h"
 #include "common/base/step_times.h"
 #include "common/engine/batch.h"
 #include "common/kv/kv_pool.h"
@@ -73,10 +74,6 @@ bool bt_decode_handles(struct bt_decode_core *core, const struct bt_decode_seq *
 static inline struct bt_decode_seq *bt_decode_seq_of(struct bt_decode_core *core,
                                                      const struct bt_job *job) {
     return &core->seqs[job->id];
-}
-/* Pages that hold n tokens. */
-static inline uint32_t bt_decode_pages_of(uint32_t n_tokens) {
-    return (n_tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
 }
 
 /* decode_admit.c */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/engine/kv_memory.h"
 #include "common/kv/kv_link.h"
@@ -53,7 +54,7 @@ static void act(struct worker *worker, const struct bt_decode_action *action) {
 
 static void drain_actions(struct worker *worker) {
     struct bt_decode_action action;
-    while (bt_decode_core_next(worker->core, bt_worker_now_us(), &action))
+    while (bt_decode_core_next(worker->core, bt_clock_us(), &action))
         act(worker, &action);
 }
 
@@ -61,35 +62,34 @@ static void drain_actions(struct worker *worker) {
 
 static void on_up(void *arg, uint32_t link, struct bt_id peer) {
     struct worker *worker = arg;
-    bt_decode_core_link_up(worker->core, bt_worker_now_us(), link, peer);
+    bt_decode_core_link_up(worker->core, bt_clock_us(), link, peer);
     drain_actions(worker);
 }
 
 static void on_down(void *arg, uint32_t link, const char *why) {
     struct worker *worker = arg;
     BT_INFO("link %u is down: %s", link, why);
-    bt_decode_core_link_down(worker->core, bt_worker_now_us(), link);
+    bt_decode_core_link_down(worker->core, bt_clock_us(), link);
     drain_actions(worker);
 }
 
 static void on_message(void *arg, uint32_t link, const struct bt_kv_msg *msg) {
     struct worker *worker = arg;
-    bt_decode_core_link_message(worker->core, bt_worker_now_us(), link, msg);
+    bt_decode_core_link_message(worker->core, bt_clock_us(), link, msg);
     drain_actions(worker);
 }
 
 static bt_status on_frame(void *arg, uint32_t link, const struct bt_kv_frame *frame,
                           struct bt_kv_landing *out, struct bt_error *err) {
     struct worker *worker = arg;
-    return bt_decode_core_link_frame(worker->core, bt_worker_now_us(), link, frame, out, err);
+    return bt_decode_core_link_frame(worker->core, bt_clock_us(), link, frame, out, err);
 }
 
 static void on_frame_end(void *arg, uint32_t link, const struct bt_kv_landing *landing, bool whole,
                          const uint64_t *carried, const uint64_t *computed) {
     struct worker *worker = arg;
     (void)link;
-    bt_decode_core_link_frame_end(worker->core, bt_worker_now_us(), landing, whole, carried,
-                                  computed);
+    bt_decode_core_link_frame_end(worker->core, bt_clock_us(), landing, whole, carried, computed);
     drain_actions(worker);
 }
 
@@ -138,18 +138,18 @@ static void turn(void *arg) {
     struct bt_engine_event engine_event;
     while (bt_engine_next(worker->host.engine, &engine_event)) {
         if (engine_event.kind == BT_ENGINE_STEP_DONE)
-            bt_decode_core_step_done(worker->core, bt_worker_now_us());
+            bt_decode_core_step_done(worker->core, bt_clock_us());
         drain_actions(worker);
     }
-    while (bt_worker_next_router_event(&worker->host, bt_worker_now_us(), &router_event)) {
-        on_router_event(worker, bt_worker_now_us(), &router_event);
+    while (bt_worker_next_router_event(&worker->host, bt_clock_us(), &router_event)) {
+        on_router_event(worker, bt_clock_us(), &router_event);
         drain_actions(worker);
     }
     for (; worker->n_breaches < worker->ops->breaches(worker->links); worker->n_breaches++)
         bt_decode_core_link_refused(worker->core);
     if (worker->host.n_signals)
-        bt_decode_core_drain(worker->core, bt_worker_now_us());
-    uint64_t now_us = bt_worker_now_us();
+        bt_decode_core_drain(worker->core, bt_clock_us());
+    uint64_t now_us = bt_clock_us();
     if (now_us - worker->ticked_us >= BT_WORKER_TICK_MS * 1000) {
         worker->ticked_us = now_us;
         bt_decode_core_tick(worker->core, now_us);

@@ -107,7 +107,7 @@ bt_status bt_prefill_core_create(const struct bt_prefill_config *config,
     if (!core)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for the prefill core");
     core->config = *config;
-    core->max_pages = bt_prefill_pages_of(config->join.max_context);
+    core->max_pages = bt_pages_of(config->join.max_context);
     /* Ended sequences are remembered until their router has seen the end: as many again. */
     core->n_seqs = 2 * config->join.max_seqs + 8;
     bt_status status = create_parts(core, err);
@@ -378,20 +378,12 @@ void bt_prefill_core_census(const struct bt_prefill_core *core, struct bt_census
     bt_kv_pool_census(core->pool, out);
 }
 
-const struct bt_kv_send_counters *bt_prefill_core_kv_counters(const struct bt_prefill_core *core) {
-    return bt_kv_send_counters(core->send);
-}
-
 const struct bt_kv_send *bt_prefill_core_kv_send(const struct bt_prefill_core *core) {
     return core->send;
 }
 
 uint32_t bt_prefill_core_n_attached(const struct bt_prefill_core *core) {
     return bt_ledger_n_attached(core->ledger);
-}
-
-bool bt_prefill_core_is_idle(const struct bt_prefill_core *core) {
-    return !core->n_active && !core->step_out;
 }
 
 bool bt_prefill_core_is_valid(const struct bt_prefill_core *core) {

@@ -97,9 +97,7 @@ bool bt_prefill_core_next(struct bt_prefill_core *core, uint64_t now_us,
 /* ---- introspection ---- */
 
 void bt_prefill_core_census(const struct bt_prefill_core *core, struct bt_census *out);
-const struct bt_kv_send_counters *bt_prefill_core_kv_counters(const struct bt_prefill_core *core);
 uint32_t bt_prefill_core_n_attached(const struct bt_prefill_core *core);
-bool bt_prefill_core_is_idle(const struct bt_prefill_core *core);
 /* Includes: pages are held only for tickets that were granted. */
 bool bt_prefill_core_is_valid(const struct bt_prefill_core *core);
 /* Pairs (state, event) reached so far. */

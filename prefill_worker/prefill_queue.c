@@ -16,7 +16,7 @@ static enum bt_end refusal_of(const struct bt_prefill_core *core, const struct b
         return BT_END_DRAINING;
     if (!work->remaining_ms)
         return BT_END_DEADLINE;
-    if (bt_prefill_pages_of(work->n_tokens) > core->config.n_pages ||
+    if (bt_pages_of(work->n_tokens) > core->config.n_pages ||
         work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
         return BT_END_INVALID;
     for (uint32_t i = 0; i < work->n_tokens; i++)
@@ -48,7 +48,7 @@ void bt_prefill_accept(struct bt_prefill_core *core, uint64_t now_us, uint32_t s
         .root = bt_block_root(work->tenant, bt_fingerprint_hash(&core->config.join.fingerprint)),
         .peer = work->peer,
         .hold = seq->hold,
-        .n_pages = bt_prefill_pages_of(job->n_tokens),
+        .n_pages = bt_pages_of(job->n_tokens),
     };
     core->n_active++;
 }

@@ -5,6 +5,7 @@
  */
 #pragma once
 #include "common/base/block_hash.h"
+#include "common/base/page.h"
 #include "common/base/step_times.h"
 #include "common/engine/batch.h"
 #include "common/kv/kv_pool.h"
@@ -94,9 +95,6 @@ struct bt_prefill_core {
  * where it is ignored. A pair that cannot be is asserted. */
 bool bt_prefill_handles(struct bt_prefill_core *core, const struct bt_prefill_seq *seq,
                         enum bt_prefill_event event);
-static inline uint32_t bt_prefill_pages_of(uint32_t n_tokens) {
-    return (n_tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
-}
 
 /* prefill_queue.c */
 void bt_prefill_accept(struct bt_prefill_core *core, uint64_t now_us, uint32_t slot,

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/engine/kv_memory.h"
 #include "common/kv/kv_link.h"
@@ -50,7 +51,7 @@ static void act(struct worker *worker, const struct bt_prefill_action *action) {
         if (worker->ops->dial(worker->links, action->link, action->address, action->peer, &err) <
             0) {
             BT_WARN("cannot dial decode worker %s: %s", action->address, err.text);
-            bt_prefill_core_link_down(worker->core, bt_worker_now_us(), action->link);
+            bt_prefill_core_link_down(worker->core, bt_clock_us(), action->link);
         }
         break;
     case BT_PREFILL_LINK_CLOSE:
@@ -65,7 +66,7 @@ static void act(struct worker *worker, const struct bt_prefill_action *action) {
 
 static void drain_actions(struct worker *worker) {
     struct bt_prefill_action action;
-    while (bt_prefill_core_next(worker->core, bt_worker_now_us(), &action))
+    while (bt_prefill_core_next(worker->core, bt_clock_us(), &action))
         act(worker, &action);
 }
 
@@ -74,31 +75,31 @@ static void drain_actions(struct worker *worker) {
 static void on_up(void *arg, uint32_t link, struct bt_id peer) {
     struct worker *worker = arg;
     (void)peer; /* it is the one that was dialled, or the link is refused */
-    bt_prefill_core_link_up(worker->core, bt_worker_now_us(), link);
+    bt_prefill_core_link_up(worker->core, bt_clock_us(), link);
     drain_actions(worker);
 }
 
 static void on_down(void *arg, uint32_t link, const char *why) {
     struct worker *worker = arg;
     BT_INFO("link %u is down: %s", link, why);
-    bt_prefill_core_link_down(worker->core, bt_worker_now_us(), link);
+    bt_prefill_core_link_down(worker->core, bt_clock_us(), link);
     drain_actions(worker);
 }
 
 static void on_message(void *arg, uint32_t link, const struct bt_kv_msg *msg) {
     struct worker *worker = arg;
-    bt_prefill_core_link_message(worker->core, bt_worker_now_us(), link, msg);
+    bt_prefill_core_link_message(worker->core, bt_clock_us(), link, msg);
     drain_actions(worker);
 }
 
 static bool next_frame(void *arg, uint32_t link, struct bt_kv_outgoing *out) {
     struct worker *worker = arg;
-    return bt_prefill_core_next_frame(worker->core, bt_worker_now_us(), link, out);
+    return bt_prefill_core_next_frame(worker->core, bt_clock_us(), link, out);
 }
 
 static void on_frame_done(void *arg, uint32_t link, uint32_t id) {
     struct worker *worker = arg;
-    bt_prefill_core_frame_done(worker->core, bt_worker_now_us(), link, id);
+    bt_prefill_core_frame_done(worker->core, bt_clock_us(), link, id);
 }
 
 static uint8_t *page_of(void *arg, uint32_t layer, uint32_t page) {
@@ -134,9 +135,9 @@ static void take_engine_events(struct worker *worker) {
     struct bt_engine_event event;
     while (bt_engine_next(worker->host.engine, &event)) {
         if (event.kind == BT_ENGINE_LAYER_DONE)
-            bt_prefill_core_layer_done(worker->core, bt_worker_now_us(), event.layer);
+            bt_prefill_core_layer_done(worker->core, bt_clock_us(), event.layer);
         else
-            bt_prefill_core_step_done(worker->core, bt_worker_now_us());
+            bt_prefill_core_step_done(worker->core, bt_clock_us());
         drain_actions(worker);
     }
 }
@@ -155,13 +156,13 @@ static void turn(void *arg) {
         return; /* the start failed half-way, the links are being taken down */
     struct bt_rpc_event event;
     take_engine_events(worker);
-    while (bt_worker_next_router_event(&worker->host, bt_worker_now_us(), &event)) {
-        on_router_event(worker, bt_worker_now_us(), &event);
+    while (bt_worker_next_router_event(&worker->host, bt_clock_us(), &event)) {
+        on_router_event(worker, bt_clock_us(), &event);
         drain_actions(worker);
     }
     if (worker->host.n_signals)
-        bt_prefill_core_drain(worker->core, bt_worker_now_us());
-    uint64_t now_us = bt_worker_now_us();
+        bt_prefill_core_drain(worker->core, bt_clock_us());
+    uint64_t now_us = bt_clock_us();
     if (now_us - worker->ticked_us >= BT_WORKER_TICK_MS * 1000) {
         worker->ticked_us = now_us;
         bt_prefill_core_tick(worker->core, now_us);

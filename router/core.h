@@ -131,7 +131,6 @@ bool bt_router_core_next(struct bt_router_core *core, struct bt_router_action *o
 /* Workers that the mode needs are attached, alive and not draining, and the router does not drain.
  */
 bool bt_router_core_ready(const struct bt_router_core *core);
-bool bt_router_core_draining(const struct bt_router_core *core);
 /* Largest prompt + max_tokens that submit takes now; 0 without workers. */
 uint32_t bt_router_core_context(const struct bt_router_core *core);
 /* For Retry-After. */

@@ -20,10 +20,6 @@ bool bt_router_core_ready(const struct bt_router_core *core) {
             any_at_work(core, BT_ROLE_PREFILL));
 }
 
-bool bt_router_core_draining(const struct bt_router_core *core) {
-    return core->draining;
-}
-
 uint32_t bt_router_core_context(const struct bt_router_core *core) {
     return bt_admission_context(core);
 }

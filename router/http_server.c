@@ -454,10 +454,6 @@ void bt_http_server_drain(struct bt_http_server *server) {
     server->draining = true;
 }
 
-size_t bt_http_server_calls(const struct bt_http_server *server) {
-    return server->n_calls;
-}
-
 void bt_http_server_destroy(struct bt_http_server *server) {
     if (!server)
         return;

@@ -44,8 +44,6 @@ bt_status bt_http_server_start(struct event_base *base, const struct bt_http_ser
 const char *bt_http_server_address(const struct bt_http_server *server);
 /* From now on each answer closes its connection. */
 void bt_http_server_drain(struct bt_http_server *server);
-/* Requests that are being answered. */
-size_t bt_http_server_calls(const struct bt_http_server *server);
 /* Cuts what is open, without calling anybody. NULL is accepted. */
 void bt_http_server_destroy(struct bt_http_server *server);
 

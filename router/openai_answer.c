@@ -59,11 +59,6 @@ void bt_openai_skeletons_fini(struct bt_openai_skeletons *skeletons) {
     *skeletons = (struct bt_openai_skeletons){0};
 }
 
-void bt_openai_answer_id(const struct bt_openai_answer *answer, char out[BT_OPENAI_ID_BYTES]) {
-    snprintf(out, BT_OPENAI_ID_BYTES, "%s-%016" PRIx64,
-             answer->kind == BT_OPENAI_CHAT ? "chatcmpl" : "cmpl", answer->id);
-}
-
 static void add_prefix(struct bt_text_buffer *out, const struct bt_openai_answer *answer) {
     const struct bt_openai_skeleton *skeleton =
         answer->kind == BT_OPENAI_CHAT ? &answer->skeletons->chat : &answer->skeletons->completion;

@@ -38,10 +38,6 @@ struct bt_openai_answer {
     int64_t created_s;
 };
 
-/* "chatcmpl-0123456789abcdef" or "cmpl-...". */
-enum { BT_OPENAI_ID_BYTES = 32 };
-void bt_openai_answer_id(const struct bt_openai_answer *answer, char out[BT_OPENAI_ID_BYTES]);
-
 /* One event, from "data: " to the empty line. */
 void bt_openai_write_chunk(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
                            const struct bt_piece *piece);

@@ -2,10 +2,7 @@
 #include "router/placement.h"
 
 #include "common/base/block_hash.h"
-
-static uint32_t pages_for(uint32_t n_tokens) {
-    return (n_tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
-}
+#include "common/base/page.h"
 
 /* Prompt tokens left to compute beside so many cached pages; the last one always is. */
 static uint32_t tokens_left(uint32_t n_tokens, uint32_t n_cached_pages) {
@@ -108,8 +105,8 @@ enum bt_placement_answer bt_placement_choose(const struct bt_worker_table *table
                                              uint64_t now_us, const struct bt_placement_ask *ask,
                                              struct bt_placement_choice *out) {
     struct view view = {.table = table, .rules = rules, .ask = ask, .now_us = now_us};
-    uint32_t total = pages_for(ask->n_total);
-    view.pages = pages_for(ask->n_tokens) + BT_GROWTH_PAGES;
+    uint32_t total = bt_pages_of(ask->n_total);
+    view.pages = bt_pages_of(ask->n_tokens) + BT_GROWTH_PAGES;
     if (view.pages > total)
         view.pages = total;
     if (!could_hold(&view, BT_ROLE_DECODE, ask->n_total) ||

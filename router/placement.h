@@ -12,7 +12,6 @@
 #include "router/worker_table.h"
 
 enum {
-    BT_GROWTH_PAGES = 4,       /* D keeps so many free for what is still to be generated */
     BT_PREFIX_PAGE_WEIGHT = 4, /* a page that D holds is worth so many free ones */
 };
 

@@ -9,6 +9,7 @@
 #include <event2/event.h>
 
 #include "common/base/address.h"
+#include "common/base/clock.h"
 #include "router/completion.h"
 #include "router/debug_pages.h"
 #include "router/metrics_export.h"
@@ -27,10 +28,7 @@ static const uint64_t itl_bounds_us[] = {100,   200,   500,    1000,   2000,   5
                                          20000, 50000, 100000, 200000, 500000, 1000000, 5000000};
 
 uint64_t bt_shell_now(struct bt_shell *shell) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    shell->now_us = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-    return shell->now_us;
+    return shell->now_us = bt_clock_us();
 }
 
 /* ---- a turn's end ---- */

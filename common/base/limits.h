@@ -2,7 +2,11 @@
 #pragma once
 
 enum {
-    BT_PAGE_TOKENS = 16,       /* tokens in one KV page; also a block of the prefix index */
+    BT_PAGE_TOKENS = 16, /* tokens in one KV page; also a block of the prefix index */
+    /* Pages that a decode worker promises for growth at admission, beside those of the prompt, and
+     * that a router therefore looks for: with fewer, a sequence just admitted is soon preempted;
+     * with more, fewer are admitted. */
+    BT_GROWTH_PAGES = 4,
     BT_MAX_WORKERS = 64,       /* attached to one router (a worker set is one 64-bit word) */
     BT_MAX_ROUTERS = 8,        /* a worker serves */
     BT_MAX_LINKS = 64,         /* KV links of one worker */

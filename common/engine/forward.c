@@ -7,6 +7,7 @@
 
 #include "common/base/assert.h"
 #include "common/base/limits.h"
+#include "common/base/page.h"
 #include "common/device/device.h"
 #include "common/engine/forward_state.h"
 
@@ -71,7 +72,7 @@ static void carve_buffers(struct bt_forward *f, struct carver *c) {
     carve_prepared(f, c, n, s->dim, dim_forms, &f->in_dim);
     carve_prepared(f, c, n, (uint32_t)q_dim, attn_forms, &f->in_attn);
     carve_prepared(f, c, n, s->ffn_dim, ffn_forms, &f->in_ffn);
-    f->n_page_pointers = (f->p.max_context + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
+    f->n_page_pointers = bt_pages_of(f->p.max_context);
     f->page_pointers = carve(c, f->n_threads * f->n_page_pointers * sizeof(void *));
     f->page_jobs = carve(c, rows * sizeof *f->page_jobs);
     f->queries = carve(c, rows * sizeof *f->queries);

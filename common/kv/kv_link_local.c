@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "common/base/assert.h"
+#include "common/base/clock.h"
 
 enum { FRAMES_OUT = 8 };
 
@@ -58,12 +59,6 @@ struct bt_kv_links {
 /* The D sets that can be dialled from this thread. */
 static _Thread_local struct bt_kv_links *listening;
 
-static uint64_t now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 static void turn(struct bt_kv_links *set) {
     if (set->in_turn)
         return;
@@ -76,7 +71,7 @@ static void turn(struct bt_kv_links *set) {
 
 /* By a timer also where it is due now: a turn of the loop in between lets others have theirs. */
 static void arm(struct bt_kv_links *set) {
-    uint64_t now = now_us();
+    uint64_t now = bt_clock_us();
     if (!set->inbox)
         return;
     uint64_t wait = set->inbox->due_us > now ? set->inbox->due_us - now : 0;
@@ -258,7 +253,7 @@ static void take(struct bt_kv_links *set, struct parcel *parcel) {
 
 static void on_deliver(evutil_socket_t fd, short what, void *arg) {
     struct bt_kv_links *set = arg;
-    uint64_t now = now_us();
+    uint64_t now = bt_clock_us();
     (void)fd, (void)what;
     while (set->inbox && set->inbox->due_us <= now) {
         struct parcel *parcel = set->inbox;
@@ -276,7 +271,7 @@ static void pull(struct bt_kv_links *set, uint32_t link) {
     while (end->is_up && !end->is_closing && end->n_out < FRAMES_OUT &&
            user->next_frame(user->arg, link, &parcel.frame)) {
         end->n_out++;
-        parcel.due_us = now_us() + set->timing.announce_us;
+        parcel.due_us = bt_clock_us() + set->timing.announce_us;
         if (parcel.due_us > end->ordered_us)
             end->ordered_us = parcel.due_us;
         post(end->peer, &parcel);
@@ -351,8 +346,8 @@ static bt_status local_dial(struct bt_kv_links *set, uint32_t link, const char *
     struct end *end = &set->ends[link];
     *end = (struct end){.is_used = true, .peer_id = peer};
     snprintf(end->address, sizeof end->address, "%s", address);
-    post(set,
-         &(struct parcel){.type = DIAL, .link = link, .due_us = now_us() + set->timing.control_us});
+    post(set, &(struct parcel){
+                  .type = DIAL, .link = link, .due_us = bt_clock_us() + set->timing.control_us});
     return BT_OK;
 }
 
@@ -363,7 +358,7 @@ static struct end *end_up(struct bt_kv_links *set, uint32_t link) {
 
 /* Control is due after its delay, but not before what was sent before it. */
 static void post_control(struct bt_kv_links *set, struct end *end, struct parcel *parcel) {
-    parcel->due_us = now_us() + set->timing.control_us;
+    parcel->due_us = bt_clock_us() + set->timing.control_us;
     if (parcel->due_us < end->ordered_us)
         parcel->due_us = end->ordered_us;
     end->ordered_us = parcel->due_us;

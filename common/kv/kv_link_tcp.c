@@ -15,6 +15,7 @@
 
 #include "common/base/address.h"
 #include "common/base/assert.h"
+#include "common/base/clock.h"
 #include "common/base/log.h"
 
 static struct bt_kv_tcp_conn *conn_create(struct bt_kv_links *set, enum bt_kv_tcp_state state,
@@ -66,7 +67,7 @@ static void come_up(struct bt_kv_tcp_conn *conn) {
     conn->state = BT_KV_TCP_UP;
     conn->was_up = true;
     conn->reader.may_frame = !conn->set->config.prefill;
-    conn->heard_us = bt_kv_tcp_now_us();
+    conn->heard_us = bt_clock_us();
     event_del(conn->deadline);
     user->up(user->arg, conn->link, conn->peer);
     bt_kv_tcp_turn(conn->set);
@@ -445,7 +446,7 @@ static void on_flush(evutil_socket_t fd, short what, void *arg) {
 static void on_tick(evutil_socket_t fd, short what, void *arg) {
     struct bt_kv_links *set = arg;
     const struct bt_kv_control ping = {.type = BT_KV_CONTROL_PING};
-    uint64_t now_us = bt_kv_tcp_now_us();
+    uint64_t now_us = bt_clock_us();
     bool was_stalled =
         now_us - set->ticked_us > (uint64_t)(BT_LINK_PING_MS + BT_KV_TCP_STALL_MS) * 1000;
     (void)fd, (void)what;
@@ -498,7 +499,7 @@ static bt_status tcp_create(const struct bt_kv_links_config *config, struct bt_k
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for KV links");
     set->config = *config;
     set->config.listen = NULL;
-    set->ticked_us = bt_kv_tcp_now_us();
+    set->ticked_us = bt_clock_us();
     set->tick = event_new(config->base, -1, EV_PERSIST, on_tick, set);
     set->flush = event_new(config->base, -1, 0, on_flush, set);
     if (!set->tick || !set->flush || event_add(set->tick, &period))

@@ -104,7 +104,6 @@ void bt_kv_tcp_forget_lookup(struct bt_kv_tcp_lookup *lookup);
 
 /* ---- kv_link_tcp_io.c ---- */
 
-uint64_t bt_kv_tcp_now_us(void);
 /* Marks a connection to be ended, for the reason of the first such call. */
 void bt_kv_tcp_doom(struct bt_kv_tcp_conn *conn, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -8,18 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/base/assert.h"
 #include "common/base/bytes.h"
+#include "common/base/clock.h"
 #include "common/base/log.h"
-
-uint64_t bt_kv_tcp_now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
 
 void bt_kv_tcp_doom(struct bt_kv_tcp_conn *conn, const char *format, ...) {
     if (conn->is_doomed)
@@ -43,7 +37,7 @@ void bt_kv_tcp_turn(struct bt_kv_links *set) {
 
 void bt_kv_tcp_set_deadline(struct bt_kv_tcp_conn *conn, uint32_t ms) {
     struct timeval t = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
-    conn->deadline_set_us = bt_kv_tcp_now_us();
+    conn->deadline_set_us = bt_clock_us();
     event_add(conn->deadline, &t);
 }
 
@@ -278,7 +272,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
             on_end(conn);
             break;
         }
-        conn->heard_us = bt_kv_tcp_now_us();
+        conn->heard_us = bt_clock_us();
         n_total += (size_t)n;
         if (bt_kv_reader_got(&conn->reader, (size_t)n, &err) < 0) {
             set->n_breaches += err.status == BT_E_PROTOCOL;

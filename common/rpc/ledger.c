@@ -52,10 +52,6 @@ void bt_ledger_destroy(struct bt_ledger *ledger) {
 
 /* ---- jobs ---- */
 
-uint32_t bt_ledger_max_jobs(const struct bt_ledger *ledger) {
-    return ledger->config.max_jobs;
-}
-
 struct bt_job *bt_ledger_job(struct bt_ledger *ledger, uint32_t id) {
     BT_ASSERT(id < ledger->config.max_jobs);
     return &ledger->jobs[id];

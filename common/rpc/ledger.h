@@ -94,7 +94,6 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
 /* By its router's stream and key; NULL: not here. Ended ones are found too. */
 struct bt_job *bt_ledger_find(struct bt_ledger *ledger, uint32_t slot, struct bt_attempt key);
 struct bt_job *bt_ledger_job(struct bt_ledger *ledger, uint32_t id);
-uint32_t bt_ledger_max_jobs(const struct bt_ledger *ledger);
 
 /* One more token of the job's own. */
 void bt_ledger_token(struct bt_ledger *ledger, struct bt_job *job, int32_t token,

@@ -8,8 +8,8 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/rpc/rpc_seam.h"
 
@@ -34,9 +34,7 @@ static void log_line(gpr_log_func_args *args) {
     enum bt_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR ? BT_LOG_WARN : BT_LOG_DEBUG;
     if (level > bt_log_level())
         return;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t second = now.tv_sec;
+    int64_t second = (int64_t)(bt_clock_us() / 1000000);
     if (atomic_exchange(&log_second, second) != second)
         atomic_store(&log_lines, 0);
     if (atomic_fetch_add(&log_lines, 1) >= LINES_PER_SECOND) {

@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "common/base/assert.h"
+#include "common/base/clock.h"
 #include "common/rpc/rpc_seam.h"
 
 enum { QUEUE_KEEP_BYTES = 256 << 10 };
@@ -19,12 +19,6 @@ static void on_receive(struct bt_rpc_tag *tag, bool ok);
 static void on_send(struct bt_rpc_tag *tag, bool ok);
 static void on_end(struct bt_rpc_tag *tag, bool ok);
 static void on_nothing(struct bt_rpc_tag *tag, bool ok);
-
-static uint64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 struct bt_rpc_call *bt_rpc_call_create(struct bt_rpc_streams *streams) {
     struct bt_rpc_call *call = calloc(1, sizeof *call);
@@ -133,7 +127,7 @@ void bt_rpc_put_text(char to[BT_RPC_TEXT_BYTES], const char *from) {
 
 void bt_rpc_set_deadline_locked(struct bt_rpc_call *call, uint32_t ms) {
     uint64_t was = call->deadline_ns;
-    call->deadline_ns = ms ? now_ns() + ms * 1000000ull : 0;
+    call->deadline_ns = ms ? bt_clock_ns() + ms * 1000000ull : 0;
     if (call->deadline_ns && !was)
         atomic_fetch_add(&call->streams->n_deadlines, 1);
     else if (!call->deadline_ns && was)
@@ -413,7 +407,7 @@ static void expire_locked(struct bt_rpc_call *call) {
 
 /* Breaks the calls whose deadline has passed; answers when to look again, 0 for not at all. */
 static uint64_t check_deadlines(struct bt_rpc_streams *streams) {
-    uint64_t now = now_ns(), next = 0;
+    uint64_t now = bt_clock_ns(), next = 0;
     if (atomic_load(&streams->n_deadlines) == 0)
         return 0;
     pthread_mutex_lock(&streams->lock);
@@ -440,7 +434,7 @@ void *bt_rpc_run(void *self) {
         gpr_timespec until =
             next ? gpr_time_add(
                        gpr_now(GPR_CLOCK_MONOTONIC),
-                       gpr_time_from_nanos((int64_t)(next - now_ns()) + 1000000, GPR_TIMESPAN))
+                       gpr_time_from_nanos((int64_t)(next - bt_clock_ns()) + 1000000, GPR_TIMESPAN))
                  : gpr_inf_future(GPR_CLOCK_MONOTONIC);
         grpc_event event = grpc_completion_queue_next(streams->queue, until, NULL);
         if (event.type == GRPC_QUEUE_SHUTDOWN)

@@ -6,26 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
 
 #include "common/base/assert.h"
+#include "common/base/clock.h"
 #include "common/base/gguf_text.h"
 #include "common/base/log.h"
 #include "common/rpc/rpc.h"
 
 enum { LASTING_US = 1000000 };
 
-uint64_t bt_worker_now_us(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
-}
-
 /* ---- the model ---- */
 
 static void on_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total) {
     uint64_t *told_us = arg;
-    uint64_t now_us = bt_worker_now_us();
+    uint64_t now_us = bt_clock_us();
     if (now_us - *told_us < 1000000)
         return;
     *told_us = now_us;
@@ -41,7 +35,7 @@ static enum bt_profile profile_of(enum bt_precision precision) {
 
 static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_error *err) {
     const struct bt_worker_options *options = host->options;
-    uint64_t started_us = bt_worker_now_us(), told_us = started_us;
+    uint64_t started_us = bt_clock_us(), told_us = started_us;
     uint64_t n_pages = (options->kv_tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
     struct bt_engine_params params = {
         .model_path = options->model,
@@ -64,7 +58,7 @@ static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_
     BT_INFO("%s: %u layers, %s, %s kernels, %u threads, ready in %llu ms",
             info->model_name[0] ? info->model_name : options->model, info->n_layers,
             bt_profile_name(info->fingerprint.profile), info->kernels, info->n_threads,
-            (unsigned long long)((bt_worker_now_us() - started_us) / 1000));
+            (unsigned long long)((bt_clock_us() - started_us) / 1000));
     BT_INFO("memory: weights %llu MB, KV cache %llu MB (%u pages, %llu tokens), scratch %llu MB",
             (unsigned long long)(info->weight_bytes >> 20),
             (unsigned long long)(info->cache_bytes >> 20), info->n_pages,

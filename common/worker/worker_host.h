@@ -40,9 +40,6 @@ struct bt_worker_host {
     } routers[BT_MAX_ROUTERS];
 };
 
-/* Microseconds of the monotonic clock. */
-uint64_t bt_worker_now_us(void);
-
 /* Loads the model (with progress in the log), starts the RPC client and the loop's events. max_rows
  * and max_seqs are those of a step. On failure everything is undone by bt_worker_host_fini. */
 bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worker_options *options,
