@@ -63,6 +63,10 @@ struct bt_submit {
     bool max_tokens_given; /* else sampling.max_tokens becomes what fits (readable in req) */
     uint32_t deadline_ms;  /* 0: the configured one */
     const char *tenant;    /* "" for none; < BT_NAME_BYTES bytes */
+    /* Another live request with the same prompt and tenant, or NULL. This one then waits until the
+     * leader's cache is on its decode worker (or the leader has ended) and runs there, so that one
+     * prefill and one transfer serve both. A choice of a request is such a follower. */
+    const struct bt_request *leader;
     void *user;
 };
 
@@ -108,19 +112,23 @@ enum bt_router_action_type {
     BT_ROUTER_EMIT,     /* the request's next token, in order, each index exactly once */
     BT_ROUTER_END,      /* exactly one per request, after its last EMIT */
     BT_ROUTER_LOG,      /* a line for the log: reason */
+    BT_ROUTER_SCORES,   /* logprobs of the request's prompt tokens, before its first EMIT, in order,
+                           each position once */
 };
 
 struct bt_router_action {
     enum bt_router_action_type type;
-    uint32_t slot;            /* SEND, CLOSE */
-    const struct bt_msg *msg; /* SEND */
-    struct bt_request *req;   /* EMIT, END */
-    uint32_t index;           /* EMIT: 0, 1, 2, ... */
-    int32_t token;            /* EMIT */
-    enum bt_finish finish;    /* EMIT: not NONE on the last; END with BT_OK */
-    uint64_t hash;            /* EMIT: logits hash or 0 */
-    bt_status status;         /* END */
-    const char *reason;       /* END: a sentence, "" for BT_OK; CLOSE, LOG */
+    uint32_t slot;                      /* SEND, CLOSE */
+    const struct bt_msg *msg;           /* SEND */
+    struct bt_request *req;             /* EMIT, END */
+    uint32_t index;                     /* EMIT: 0, 1, 2, ... */
+    int32_t token;                      /* EMIT */
+    enum bt_finish finish;              /* EMIT: not NONE on the last; END with BT_OK */
+    uint64_t hash;                      /* EMIT: logits hash or 0 */
+    const struct bt_logprobs *logprobs; /* EMIT: NULL unless asked for; SCORES: [n_scores] */
+    uint32_t first_score, n_scores;     /* SCORES: position in the prompt of logprobs[0] */
+    bt_status status;                   /* END */
+    const char *reason;                 /* END: a sentence, "" for BT_OK; CLOSE, LOG */
 };
 
 /* False when the ring is empty. Pointers in *out are valid until the next call with this core. */

@@ -20,6 +20,8 @@ const char *bt_placement_name(enum bt_placement placement) {
                                                           "local_prefix",
                                                           "local_never",
                                                           "local_no_prefill",
+                                                          "local_scores",
+                                                          "local_choice",
                                                           "local_pair_broken"};
     return pick(names, BT_PLACEMENT_COUNT, placement);
 }

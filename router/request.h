@@ -30,6 +30,8 @@ enum bt_placement {
     BT_PLACE_LOCAL_PREFIX,      /* D already has (nearly) all of the prompt */
     BT_PLACE_LOCAL_NEVER,       /* --disaggregate never */
     BT_PLACE_LOCAL_NO_PREFILL,  /* no prefill worker is alive (auto only) */
+    BT_PLACE_LOCAL_SCORES,      /* it wants logprobs of its prompt: one worker makes both */
+    BT_PLACE_LOCAL_CHOICE,      /* a further choice: where its leader's prompt is */
     BT_PLACE_LOCAL_PAIR_BROKEN, /* every link to D that could be used was lost just now (auto) */
     BT_PLACEMENT_COUNT,
 };

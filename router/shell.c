@@ -97,6 +97,8 @@ static void carry_out(struct bt_shell *shell, const struct bt_router_action *act
     case BT_ROUTER_END:
         bt_completion_end(action->req->user, action);
         break;
+    case BT_ROUTER_SCORES: /* no request asks for them yet */
+        break;
     case BT_ROUTER_SEND:
         send_to_worker(shell, action);
         break;

@@ -16,6 +16,9 @@ enum {
     BT_STOP_TOKENS = 16,       /* stop token ids in one request */
     BT_STOP_STRINGS = 4,       /* stop strings in one request */
     BT_STOP_BYTES = 256,       /* one stop string */
+    BT_TOP_LOGPROBS = 20,      /* likeliest tokens shown for one position */
+    BT_LOGIT_BIASES = 300,     /* biased tokens in one request */
+    BT_CHOICES = 128,          /* prompts times n in one request */
     BT_LINK_PING_MS = 250,
     BT_LINK_DEAD_MS = 2000,
     BT_HEARTBEAT_MS = 250,

@@ -5,6 +5,22 @@
 
 #include "common/base/limits.h"
 
+struct bt_logit_bias {
+    int32_t token;
+    float bias; /* -100..100, added to the token's logit before everything else */
+};
+
+/* Natural logarithms of softmax over the raw f32 logits (before bias, penalties, temperature) of
+ * one position; what is likeliest first, ties by id. */
+struct bt_logprobs {
+    float logprob; /* of the token that stands there */
+    uint8_t n_top; /* as many as were asked for, fewer in a smaller vocabulary */
+    struct bt_logprob {
+        int32_t token;
+        float logprob;
+    } top[BT_TOP_LOGPROBS];
+};
+
 /* docs/numerics.md "Sampling". Ranges are checked where the request is parsed and again where it
  * arrives on a worker. */
 struct bt_sampling {
@@ -20,6 +36,11 @@ struct bt_sampling {
     uint32_t min_tokens; /* EOS and stop tokens are masked before this many */
     bool ignore_eos;
     bool want_hash; /* a logits hash with each token */
+    /* 0: none; 1 + k: of the token and of the k likeliest, k at most BT_TOP_LOGPROBS. */
+    uint8_t logprobs;                 /* of each generated token */
+    uint8_t prompt_logprobs;          /* of each prompt token after the first */
+    uint16_t n_bias;                  /* at most BT_LOGIT_BIASES, each token once, ids rising */
+    const struct bt_logit_bias *bias; /* borrowed from what holds the request; NULL: none */
     uint8_t n_stop_tokens;
     int32_t stop_tokens[BT_STOP_TOKENS];
 };

@@ -32,6 +32,13 @@ struct bt_step_seq {
     const struct bt_sampling *sampling; /* NULL unless sample */
     const int32_t *history;             /* all tokens up to the last row, for the penalties */
     uint32_t n_history, n_prompt;       /* history[n_prompt ..] were generated */
+
+    /* Logprobs of the tokens that follow its rows: of next[0] after the first row, and so on; where
+     * scores is not NULL, n_scores <= n_rows of them are written. */
+    struct bt_logprobs *scores;
+    const int32_t *next;
+    uint32_t n_scores;
+    uint8_t score_top; /* likeliest tokens wanted with each */
 };
 
 struct bt_step_result {
@@ -39,6 +46,7 @@ struct bt_step_result {
     enum bt_finish finish; /* STOP: the token is EOS or a stop token that counts; ERROR: a logit was
                               not finite, token is -1; else NONE (LENGTH is the core's to decide) */
     uint64_t hash;         /* of the logits row, if sampling.want_hash; else 0 */
+    struct bt_logprobs logprobs; /* if sampling.logprobs */
 };
 
 struct bt_step {

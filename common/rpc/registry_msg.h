@@ -117,11 +117,21 @@ struct bt_token {
     uint32_t index; /* among the request's generated tokens, those of earlier attempts included */
     int32_t token;
     enum bt_finish finish;
-    uint64_t hash; /* logits hash, 0 unless sampling.want_hash */
+    uint64_t hash;                      /* logits hash, 0 unless sampling.want_hash */
+    const struct bt_logprobs *logprobs; /* NULL unless sampling.logprobs */
 };
 
 struct bt_msg_tokens {
     const struct bt_token *rows;
+    uint32_t n_rows;
+};
+
+/* Logprobs of prompt tokens (sampling.prompt_logprobs), from the worker that computes the prompt
+ * and decodes too: positions rise without a gap and all of them come before token 0. */
+struct bt_msg_scores {
+    struct bt_attempt key;
+    uint32_t first; /* position of rows[0] in the prompt; 1 is the first that has one */
+    const struct bt_logprobs *rows;
     uint32_t n_rows;
 };
 
@@ -225,6 +235,7 @@ enum bt_msg_type {
     BT_MSG_SEEN,
     BT_MSG_PULSE, /* router's heartbeat: renews every lease of this router. No fields */
     BT_MSG_FLUSH, /* router asks for an empty prefix cache (/debug/flush). No fields */
+    BT_MSG_SCORES,
     BT_MSG_COUNT,
 };
 
@@ -237,6 +248,7 @@ struct bt_msg {
         struct bt_msg_reserved reserved;
         struct bt_msg_live live;
         struct bt_msg_tokens tokens;
+        struct bt_msg_scores scores;
         struct bt_msg_ended ended;
         struct bt_msg_welcome welcome;
         struct bt_msg_refused refused;

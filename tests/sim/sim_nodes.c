@@ -269,6 +269,7 @@ static void router_actions(struct sim *sim, int n) {
         case BT_ROUTER_END:
             sim_on_end(sim, &action);
             break;
+        case BT_ROUTER_SCORES:
         case BT_ROUTER_LOG:
             sim_say(sim, n, "says: %s", action.reason);
             break;

@@ -140,6 +140,9 @@ static inline void drain(struct harness *h) {
             snprintf(e->reason, sizeof e->reason, "%s", action.reason);
             break;
         }
+        case BT_ROUTER_SCORES:
+            fail_msg("nobody asks for scores here");
+            break;
         case BT_ROUTER_LOG:
             assert_non_null(action.reason);
             break;
