@@ -46,6 +46,9 @@ struct bt_http_call {
         evhttp_event; /* evhttp's own, with its argument, while we stand before it */
     void *evhttp_arg;
     bool kept;
+    struct event *writable; /* while room is awaited */
+    void (*on_room)(void *arg);
+    void *room_arg;
     struct bt_http_call *next, *previous;
 };
 
@@ -66,6 +69,8 @@ static void end_call(struct bt_http_call *call) {
     if (call->next)
         call->next->previous = call->previous;
     server->n_calls--;
+    if (call->writable)
+        event_free(call->writable);
     free(call);
 }
 
@@ -220,8 +225,39 @@ void bt_http_call_reply(struct bt_http_call *call, int code, const char *content
         evbuffer_free(out);
 }
 
-int bt_http_call_fd(struct bt_http_call *call) {
-    return (int)bufferevent_getfd(call->bev);
+bt_status bt_http_call_send(struct bt_http_call *call, const char *bytes, size_t n_bytes,
+                            size_t *n_sent) {
+    ssize_t n;
+    do
+        n = send((int)bufferevent_getfd(call->bev), bytes, n_bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (n < 0 && errno == EINTR);
+    if (n > 0) {
+        *n_sent = (size_t)n;
+        return BT_OK;
+    }
+    return n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) ? BT_AGAIN : BT_E_PEER_GONE;
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    struct bt_http_call *call = arg;
+    call->on_room(call->room_arg);
+}
+
+bt_status bt_http_call_await_room(struct bt_http_call *call, void (*on_room)(void *arg),
+                                  void *arg) {
+    call->on_room = on_room;
+    call->room_arg = arg;
+    if (!on_room) {
+        if (call->writable)
+            event_free(call->writable);
+        call->writable = NULL;
+        return BT_OK;
+    }
+    if (!call->writable)
+        call->writable = event_new(bufferevent_get_base(call->bev), bufferevent_getfd(call->bev),
+                                   EV_WRITE | EV_PERSIST, on_writable, call);
+    return call->writable && event_add(call->writable, NULL) == 0 ? BT_OK : BT_E_NO_MEMORY;
 }
 
 bool bt_http_call_is_chunked(const struct bt_http_call *call) {
@@ -461,7 +497,7 @@ void bt_http_server_destroy(struct bt_http_server *server) {
         next = call->next;
         /* unkeep: evhttp_free frees the requests of its connections itself. */
         unkeep(call);
-        free(call);
+        end_call(call);
     }
     if (server->http)
         evhttp_free(server->http);

@@ -68,8 +68,14 @@ void bt_http_call_reply(struct bt_http_call *call, int code, const char *content
  * more than it may while it waits; the call is no more after it. */
 void bt_http_call_keep(struct bt_http_call *call, void (*on_gone)(void *arg), void *arg);
 
-/* For an answer that the caller writes himself, on this socket, head included: */
-int bt_http_call_fd(struct bt_http_call *call);
+/* For an answer that the caller writes himself, head included, of a kept call:
+ * BT_OK: *n_sent bytes were taken, at least one. BT_AGAIN: none, there is no room now.
+ * BT_E_PEER_GONE: the connection is broken, nothing more will be taken. */
+bt_status bt_http_call_send(struct bt_http_call *call, const char *bytes, size_t n_bytes,
+                            size_t *n_sent);
+/* Whenever there is room, on_room(arg) is called, until the call ends or on_room is NULL.
+ * BT_E_NO_MEMORY. */
+bt_status bt_http_call_await_room(struct bt_http_call *call, void (*on_room)(void *arg), void *arg);
 bool bt_http_call_is_chunked(const struct bt_http_call *call); /* HTTP/1.1: answer in chunks */
 bool bt_http_call_closes(const struct bt_http_call *call); /* say "Connection: close" in the head */
 /* All of it has been sent: the connection goes on to its next request, or is closed. */

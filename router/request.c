@@ -14,15 +14,10 @@ const char *bt_request_state_name(enum bt_request_state state) {
 }
 
 const char *bt_placement_name(enum bt_placement placement) {
-    static const char *const names[BT_PLACEMENT_COUNT] = {"none",
-                                                          "split",
-                                                          "local_short",
-                                                          "local_prefix",
-                                                          "local_never",
-                                                          "local_no_prefill",
-                                                          "local_scores",
-                                                          "local_choice",
-                                                          "local_pair_broken"};
+    static const char *const names[BT_PLACEMENT_COUNT] = {
+        "none",         "split",        "local_short",
+        "local_prefix", "local_never",  "local_no_prefill",
+        "local_scores", "local_choice", "local_pair_broken"};
     return pick(names, BT_PLACEMENT_COUNT, placement);
 }
 

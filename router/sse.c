@@ -1,19 +1,15 @@
-/* Server-sent events on a socket: collected per turn of the loop, one send per stream. */
+/* Server-sent events on a connection: collected per turn of the loop, one send per stream. */
 #include "router/sse.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/socket.h>
-#include <event2/event.h>
 
 /* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
 enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
 
-void bt_sse_set_init(struct bt_sse_set *set, struct event_base *base, uint64_t stuck_us,
-                     void (*on_touched)(void *arg), void *arg) {
-    *set = (struct bt_sse_set){
-        .base = base, .stuck_us = stuck_us, .on_touched = on_touched, .arg = arg};
+void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, void (*on_touched)(void *arg),
+                     void *arg) {
+    *set = (struct bt_sse_set){.stuck_us = stuck_us, .on_touched = on_touched, .arg = arg};
 }
 
 void bt_sse_set_fini(struct bt_sse_set *set) {
@@ -176,11 +172,10 @@ void bt_sse_init(struct bt_sse *sse, struct bt_sse_set *set, struct bt_http_call
 
 static void unblock(struct bt_sse *sse) {
     struct bt_sse_set *set = sse->set;
-    if (sse->writable)
-        event_free(sse->writable);
-    sse->writable = NULL;
     if (!sse->is_blocked)
         return;
+    if (sse->call)
+        bt_http_call_await_room(sse->call, NULL, NULL);
     sse->is_blocked = false;
     *(sse->previous_blocked ? &sse->previous_blocked->next_blocked : &set->blocked) =
         sse->next_blocked;
@@ -208,8 +203,8 @@ void bt_sse_fini(struct bt_sse *sse) {
 /* The connection is lost or given up. */
 static void give_up(struct bt_sse *sse, enum bt_sse_event event) {
     struct bt_http_call *call = sse->call;
-    sse->call = NULL;
     unblock(sse);
+    sse->call = NULL;
     put_buffer(sse);
     bt_http_call_cut(call);
     sse->on_event(sse, event);
@@ -225,8 +220,7 @@ static void done(struct bt_sse *sse) {
     sse->on_event(sse, BT_SSE_DONE);
 }
 
-static void on_writable(evutil_socket_t fd, short what, void *arg) {
-    (void)fd, (void)what;
+static void on_room(void *arg) {
     struct bt_sse *sse = arg;
     sse->is_writable = true;
     touch(sse);
@@ -240,9 +234,7 @@ static bool block(struct bt_sse *sse, uint64_t now_us, bool progress) {
             sse->blocked_us = now_us;
         return true;
     }
-    sse->writable =
-        event_new(set->base, bt_http_call_fd(sse->call), EV_WRITE | EV_PERSIST, on_writable, sse);
-    if (!sse->writable || event_add(sse->writable, NULL) != 0) {
+    if (bt_http_call_await_room(sse->call, on_room, sse) != BT_OK) {
         give_up(sse, BT_SSE_LOST);
         return false;
     }
@@ -264,22 +256,21 @@ static void write_out(struct bt_sse *sse, uint64_t now_us) {
         return; /* it would only answer EAGAIN again */
     sse->is_writable = false;
     while (sse->n_sent < sse->out.n_bytes) {
-        ssize_t n = send(bt_http_call_fd(sse->call), sse->out.data + sse->n_sent,
-                         sse->out.n_bytes - sse->n_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        size_t n = 0;
+        bt_status status = bt_http_call_send(sse->call, sse->out.data + sse->n_sent,
+                                             sse->out.n_bytes - sse->n_sent, &n);
+        if (status < 0) {
             give_up(sse, BT_SSE_LOST);
             return;
         }
-        if (n < 0) {
+        if (status == BT_AGAIN) {
             if (!block(sse, now_us, progress))
                 return;
             break;
         }
         set->n_sends++;
-        set->n_bytes += (uint64_t)n;
-        sse->n_sent += (size_t)n;
+        set->n_bytes += n;
+        sse->n_sent += n;
         progress = true;
     }
     if (sse->n_sent < sse->out.n_bytes) {

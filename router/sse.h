@@ -1,4 +1,4 @@
-/* The sink that streams: server-sent events, written straight to the connection's socket.
+/* The sink that streams: server-sent events, written straight to the connection.
  *
  * What a turn of the loop brings for a stream is collected in one buffer and leaves with one send()
  * at the end of the turn. Buffers come from a small pool, so a stream costs one only while it has
@@ -14,8 +14,6 @@
 #include "router/request_sink.h"
 #include "router/text_buffer.h"
 
-struct event;
-struct event_base;
 struct bt_sse;
 
 enum { BT_SSE_FULL_BYTES = 262144, BT_SSE_POOL = 256, BT_SSE_POOLED_BYTES = 8192 };
@@ -29,7 +27,6 @@ enum bt_sse_event {
 
 /* All streams of one loop. */
 struct bt_sse_set {
-    struct event_base *base;
     uint64_t stuck_us;
     struct bt_sse *touched; /* to be written at the end of the turn */
     struct bt_sse *blocked; /* their socket took no more */
@@ -41,8 +38,8 @@ struct bt_sse_set {
     void *arg;
 };
 
-void bt_sse_set_init(struct bt_sse_set *set, struct event_base *base, uint64_t stuck_us,
-                     void (*on_touched)(void *arg), void *arg);
+void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, void (*on_touched)(void *arg),
+                     void *arg);
 void bt_sse_set_fini(struct bt_sse_set *set); /* every stream has ended */
 /* Writes what the turn brought. */
 void bt_sse_flush(struct bt_sse_set *set, uint64_t now_us);
@@ -64,8 +61,7 @@ struct bt_sse {
     bool ending;     /* the last byte is in out */
     bool cut_at_end; /* the answer failed in its middle: no last chunk, the connection is closed */
     bool replied;    /* it failed before its first byte: an error answer took its place */
-    struct event *writable; /* while blocked */
-    uint64_t blocked_us;    /* since when, or since the last progress */
+    uint64_t blocked_us; /* since when, or since the last progress */
     struct bt_sse *next_touched, *next_blocked, *previous_blocked;
 };
 
