@@ -182,10 +182,13 @@ static const struct {
     const char *type, *code;
 } errors[] = {
     {400, "invalid_request_error", "invalid_value"},
-    {401, "authentication_error", "invalid_api_key"},
+    {401, "invalid_request_error", "invalid_api_key"},
+    {403, "invalid_request_error", "insufficient_permissions"},
     {404, "invalid_request_error", "not_found"},
     {405, "invalid_request_error", "method_not_allowed"},
+    {408, "invalid_request_error", "request_timeout"},
     {413, "invalid_request_error", "request_too_large"},
+    {431, "invalid_request_error", "headers_too_large"},
     {429, "rate_limit_error", "rate_limit_exceeded"},
     {499, "cancelled_error", "cancelled"},
     {503, "service_unavailable_error", "service_unavailable"},

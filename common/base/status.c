@@ -22,6 +22,8 @@ static const struct row rows[] = {
     {BT_E_FULL, "full", 429, 8},
     {BT_E_NOT_FOUND, "not found", 404, 5},
     {BT_E_UNSUPPORTED, "unsupported", 400, 12},
+    {BT_E_UNAUTHENTICATED, "unauthenticated", 401, 16},
+    {BT_E_FORBIDDEN, "forbidden", 403, 7},
     {BT_E_PEER_GONE, "peer gone", 503, 14},
     {BT_E_PEER_BUSY, "peer busy", 503, 14},
     {BT_E_LAYOUT_MISMATCH, "layout mismatch", 503, 9},

@@ -20,6 +20,8 @@ typedef enum bt_status {
     BT_E_FULL = -5, /* it does not fit now */
     BT_E_NOT_FOUND = -6,
     BT_E_UNSUPPORTED = -7,
+    BT_E_UNAUTHENTICATED = -8, /* nobody we know */
+    BT_E_FORBIDDEN = -9,       /* known, and not allowed */
     /* The peer is lost. */
     BT_E_PEER_GONE = -20,
     BT_E_PEER_BUSY = -21,
