@@ -388,7 +388,7 @@ void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
     struct bt_request *req = bt_core_find(core, token->key.request);
     bool from_p = req && req->p_open && req->p == (int)worker;
     bool from_d = req && req->d_open && req->d == (int)worker;
-    if ((!from_p && !from_d) || token->key.attempt != req->attempt || token->choice ||
+    if ((!from_p && !from_d) || token->key.attempt != req->attempt ||
         (from_p && token->index != req->attempt_first)) {
         core->counters.tokens_stale++;
         return;

@@ -10,6 +10,9 @@ struct bt_logit_bias {
     float bias; /* -100..100, added to the token's logit before everything else */
 };
 
+/* A logprob is this to 0: what is below it is shown as it, so that there is no infinity. */
+#define BT_LOGPROB_MIN (-9999.0f)
+
 /* Natural logarithms of softmax over the raw f32 logits (before bias, penalties, temperature) of
  * one position; what is likeliest first, ties by id. */
 struct bt_logprobs {

@@ -66,6 +66,8 @@ struct bt_kv_msg {
     int32_t token;             /* the first token, its finish and logits hash */
     enum bt_finish finish;
     uint64_t logits_hash;
+    bool has_logprobs; /* of the token, where its request asked for them */
+    struct bt_logprobs logprobs;
     /* REFUSED, ABORTED, WITHDRAWN. */
     enum bt_kv_reason reason;
 };

@@ -213,7 +213,8 @@ void bt_kv_send_bind(struct bt_kv_send *send, uint32_t id, const struct bt_kv_ho
 }
 
 void bt_kv_send_finish(struct bt_kv_send *send, uint64_t now_us, uint32_t id, int32_t token,
-                       enum bt_finish finish, uint64_t logits_hash) {
+                       enum bt_finish finish, uint64_t logits_hash,
+                       const struct bt_logprobs *logprobs) {
     (void)now_us;
     struct bt_kv_one_send *one = of_id(send, id);
     if (!bt_kv_send_enter(send, one->state, BT_KV_SEND_ON_FINISH))
@@ -227,6 +228,9 @@ void bt_kv_send_finish(struct bt_kv_send *send, uint64_t now_us, uint32_t id, in
     one->token = token;
     one->finish = finish;
     one->logits_hash = logits_hash;
+    one->has_logprobs = logprobs != NULL;
+    if (logprobs)
+        one->logprobs = *logprobs;
     bt_kv_send_try_commit(send, one);
 }
 
@@ -247,6 +251,8 @@ void bt_kv_send_try_commit(struct bt_kv_send *send, struct bt_kv_one_send *one) 
                   .token = one->token,
                   .finish = one->finish,
                   .logits_hash = one->logits_hash,
+                  .has_logprobs = one->has_logprobs,
+                  .logprobs = one->logprobs,
               });
 }
 

@@ -64,9 +64,10 @@ void bt_kv_send_bind(struct bt_kv_send *send, uint32_t id, const struct bt_kv_ho
 void bt_kv_send_ready(struct bt_kv_send *send, uint64_t now_us, uint32_t id, uint32_t layer,
                       uint32_t n_pages);
 /* The first token is known and every page of every layer is ready: commit follows the last frame.
- */
+ * logprobs: of the token, NULL where nobody asked; copied. */
 void bt_kv_send_finish(struct bt_kv_send *send, uint64_t now_us, uint32_t id, int32_t token,
-                       enum bt_finish finish, uint64_t logits_hash);
+                       enum bt_finish finish, uint64_t logits_hash,
+                       const struct bt_logprobs *logprobs);
 /* Gives it up (cancel, deadline, error) in any state before RELEASED; tells D. RELEASED follows, at
  * once or when the link has let go. */
 void bt_kv_send_cancel(struct bt_kv_send *send, uint64_t now_us, uint32_t id,

@@ -53,6 +53,8 @@ struct bt_kv_one_send {
     int32_t token;
     enum bt_finish finish;
     uint64_t logits_hash;
+    bool has_logprobs;
+    struct bt_logprobs logprobs;
 };
 
 struct bt_kv_send {

@@ -139,7 +139,9 @@ struct parts {
         Baton__V1__Aborted aborted;
         Baton__V1__Withdrawn withdrawn;
     };
-    Baton__V1__Commit__Choice choice, *choices[1];
+    Baton__V1__Logprobs logprobs; /* of one token: */
+    uint32_t shown, top_tokens[BT_TOP_LOGPROBS];
+    float own, top[BT_TOP_LOGPROBS];
     uint8_t fingerprint[BT_FINGERPRINT_BYTES];
 };
 
@@ -166,14 +168,32 @@ static void put_join(struct parts *p, const struct bt_kv_join *join) {
     SET(p, join, JOIN);
 }
 
+static void put_logprobs(struct parts *p, const struct bt_logprobs *logprobs) {
+    BT_ASSERT(logprobs->n_top <= BT_TOP_LOGPROBS);
+    baton__v1__logprobs__init(&p->logprobs);
+    p->shown = 1u + logprobs->n_top;
+    p->own = logprobs->logprob;
+    for (uint32_t i = 0; i < logprobs->n_top; i++) {
+        p->top_tokens[i] = (uint32_t)logprobs->top[i].token;
+        p->top[i] = logprobs->top[i].logprob;
+    }
+    p->logprobs.shown = &p->shown;
+    p->logprobs.own = &p->own;
+    p->logprobs.n_shown = p->logprobs.n_own = 1;
+    p->logprobs.top_token = p->top_tokens;
+    p->logprobs.top = p->top;
+    p->logprobs.n_top_token = p->logprobs.n_top = logprobs->n_top;
+    p->commit.logprobs = &p->logprobs;
+}
+
 static void put_commit(struct parts *p, const struct bt_kv_msg *msg) {
     baton__v1__commit__init(&p->commit);
-    baton__v1__commit__choice__init(&p->choice);
     put_id(&p->id2, msg->chain);
-    p->choice.token = msg->finish == BT_FINISH_ERROR ? 0 : (uint32_t)msg->token;
-    p->choice.finish = (Baton__V1__Finish)msg->finish;
-    p->choice.logits_hash = msg->logits_hash;
-    p->choices[0] = &p->choice;
+    p->commit.token = msg->finish == BT_FINISH_ERROR ? 0 : (uint32_t)msg->token;
+    p->commit.finish = (Baton__V1__Finish)msg->finish;
+    p->commit.logits_hash = msg->logits_hash;
+    if (msg->has_logprobs)
+        put_logprobs(p, &msg->logprobs);
     p->commit.ticket = &p->id;
     p->commit.chain = &p->id2;
     p->commit.lease = msg->lease;
@@ -181,8 +201,6 @@ static void put_commit(struct parts *p, const struct bt_kv_msg *msg) {
     p->commit.n_sums = msg->n_sums;
     p->commit.manifest = msg->manifest;
     p->commit.fingerprint_hash = msg->fingerprint_hash;
-    p->commit.n_choices = 1;
-    p->commit.choices = p->choices;
     SET(p, commit, COMMIT);
 }
 
@@ -367,6 +385,37 @@ static bt_status get_grant(const Baton__V1__Grant *in, struct bt_kv_msg *out,
     return BT_OK;
 }
 
+static bt_status get_logprob(float in, const char *field, float *out, struct bt_error *err) {
+    if (!(in >= BT_LOGPROB_MIN && in <= 0)) /* what is no number is refused too */
+        return bt_fail(err, BT_E_PROTOCOL, "%s is %g, must be %g to 0", field, (double)in,
+                       (double)BT_LOGPROB_MIN);
+    *out = in;
+    return BT_OK;
+}
+
+static bt_status get_logprobs(const Baton__V1__Logprobs *in, struct bt_logprobs *out,
+                              struct bt_error *err) {
+    if (in->n_shown != 1 || in->n_own != 1)
+        return bt_fail(err, BT_E_PROTOCOL,
+                       "commit.logprobs has %zu rows and %zu entries, must "
+                       "have 1",
+                       in->n_shown, in->n_own);
+    uint32_t shown = 0, token = 0;
+    BT_TRY(get_u32(in->shown[0], "commit.logprobs.shown", 1, 1 + BT_TOP_LOGPROBS, &shown, err));
+    if (in->n_top_token != shown - 1 || in->n_top != shown - 1)
+        return bt_fail(err, BT_E_PROTOCOL,
+                       "commit.logprobs has %zu likeliest tokens and %zu values, must have %u",
+                       in->n_top_token, in->n_top, shown - 1);
+    out->n_top = (uint8_t)(shown - 1);
+    BT_TRY(get_logprob(in->own[0], "commit.logprobs.own", &out->logprob, err));
+    for (uint32_t i = 0; i < out->n_top; i++) {
+        BT_TRY(get_u32(in->top_token[i], "commit.logprobs.top_token", 0, INT32_MAX, &token, err));
+        BT_TRY(get_logprob(in->top[i], "commit.logprobs.top", &out->top[i].logprob, err));
+        out->top[i].token = (int32_t)token;
+    }
+    return BT_OK;
+}
+
 static bt_status get_commit(const Baton__V1__Commit *in, struct bt_kv_msg *out,
                             struct bt_error *err) {
     uint32_t token = 0, finish = 0;
@@ -374,15 +423,14 @@ static bt_status get_commit(const Baton__V1__Commit *in, struct bt_kv_msg *out,
     BT_TRY(get_id(in->ticket, "commit.ticket", false, &out->ticket, err));
     BT_TRY(get_id(in->chain, "commit.chain", true, &out->chain, err));
     BT_TRY(get_u32(in->n_sums, "commit.n_sums", 0, BT_KV_SUMS_MAX, &out->n_sums, err));
-    if (in->n_choices != 1)
-        return bt_fail(err, BT_E_PROTOCOL, "commit has %zu choices, must have 1", in->n_choices);
-    const Baton__V1__Commit__Choice *choice = in->choices[0];
-    BT_TRY(get_u32(choice->token, "commit.choices.token", 0, INT32_MAX, &token, err));
-    BT_TRY(get_u32((uint32_t)choice->finish, "commit.choices.finish", 0, BT_FINISH_ERROR, &finish,
-                   err));
+    BT_TRY(get_u32(in->token, "commit.token", 0, INT32_MAX, &token, err));
+    BT_TRY(get_u32((uint32_t)in->finish, "commit.finish", 0, BT_FINISH_ERROR, &finish, err));
+    out->has_logprobs = in->logprobs != NULL;
+    if (in->logprobs)
+        BT_TRY(get_logprobs(in->logprobs, &out->logprobs, err));
     out->finish = (enum bt_finish)finish;
     out->token = out->finish == BT_FINISH_ERROR ? -1 : (int32_t)token;
-    out->logits_hash = choice->logits_hash;
+    out->logits_hash = in->logits_hash;
     out->lease = in->lease;
     out->generation = in->generation;
     out->manifest = in->manifest;

@@ -16,6 +16,9 @@
 
 enum { BT_PROTOCOL_MIN = 1, BT_PROTOCOL_MAX = 1 };
 
+/* In one Scores message: always fits BT_MESSAGE_BYTES. */
+enum { BT_SCORE_ROWS = 1024 };
+
 enum bt_role { BT_ROLE_PREFILL = 1, BT_ROLE_DECODE = 2 };
 
 /* One try at one request. Unique within an incarnation of the router. */
@@ -113,7 +116,6 @@ struct bt_msg_live {
 /* Packed columns, one row per token. */
 struct bt_token {
     struct bt_attempt key;
-    uint16_t choice;
     uint32_t index; /* among the request's generated tokens, those of earlier attempts included */
     int32_t token;
     enum bt_finish finish;
@@ -132,7 +134,7 @@ struct bt_msg_scores {
     struct bt_attempt key;
     uint32_t first; /* position of rows[0] in the prompt; 1 is the first that has one */
     const struct bt_logprobs *rows;
-    uint32_t n_rows;
+    uint32_t n_rows; /* at most BT_SCORE_ROWS */
 };
 
 struct bt_msg_ended {

@@ -8,17 +8,23 @@
 #include "common/rpc/wire_item.h"
 
 enum {
-    ITEM_TAG = 1 << 3 | 2,  /* field 1, length-delimited: items of both message types */
-    FRAME_BYTES = 1 + 5,    /* tag and length, at most */
-    PIECE_BYTES = 64,       /* what a Piece has beside its data, at most, its frame included */
-    ROW_BYTES = 24,         /* about one packed token row */
-    ROW_BYTES_MAX = 40,     /* one packed token row: 10 + 5 + 3 + 5 + 5 + 1 + 8, at most */
-    COLUMNS_BYTES = 64,     /* what Tokens has beside its rows, at most, its frame included */
+    ITEM_TAG = 1 << 3 | 2, /* field 1, length-delimited: items of both message types */
+    FRAME_BYTES = 1 + 5,   /* tag and length, at most */
+    PIECE_BYTES = 64,      /* what a Piece has beside its data, at most, its frame included */
+    ROW_BYTES = 24,        /* about one packed token row */
+    ROW_BYTES_MAX = 34,    /* one packed token row: 10 + 5 + 5 + 5 + 1 + 8, at most */
+    LOGPROB_BYTES_MAX = 1 + 4 + 9 * BT_TOP_LOGPROBS, /* of one row, beside that */
+    COLUMNS_BYTES = 96, /* what Tokens or Scores has beside its rows, at most, its frame included */
     KEEP_BYTES = 256 << 10, /* of memory, after a turn */
     ROWS_AT_LEAST = 64,
 };
 _Static_assert(BT_WIRE_TOKEN_ROWS_SENT *ROW_BYTES_MAX + COLUMNS_BYTES <= BT_MESSAGE_BYTES,
                "a Tokens that we make always fits one message");
+_Static_assert(BT_WIRE_LOGPROB_ROWS_SENT *(ROW_BYTES_MAX + LOGPROB_BYTES_MAX) + COLUMNS_BYTES <=
+                   BT_MESSAGE_BYTES,
+               "a Tokens with logprobs that we make always fits one message");
+_Static_assert(BT_SCORE_ROWS *LOGPROB_BYTES_MAX + COLUMNS_BYTES <= BT_MESSAGE_BYTES,
+               "a Scores always fits one message");
 
 /* ---- writer ---- */
 
@@ -130,6 +136,17 @@ void bt_wire_writer_finish(struct bt_wire_writer *writer) {
     writer->n_rows = 0;
 }
 
+static bool grow_columns(struct bt_wire_writer *writer, size_t n_bytes) {
+    if (n_bytes <= writer->columns_bytes)
+        return true;
+    void *columns = realloc(writer->columns, n_bytes);
+    if (!columns)
+        return false;
+    writer->columns = columns;
+    writer->columns_bytes = n_bytes;
+    return true;
+}
+
 static bool grow_rows(struct bt_wire_writer *writer, uint32_t n_more) {
     uint32_t needed = writer->n_rows + n_more, capacity = writer->rows_capacity;
     if (needed > BT_WIRE_TOKEN_ROWS_SENT)
@@ -141,10 +158,7 @@ static bool grow_rows(struct bt_wire_writer *writer, uint32_t n_more) {
     struct bt_token *rows = realloc(writer->rows, capacity * sizeof *rows);
     if (rows)
         writer->rows = rows;
-    void *columns = realloc(writer->columns, (size_t)capacity * BT_WIRE_COLUMN_BYTES);
-    if (columns)
-        writer->columns = columns;
-    if (!rows || !columns)
+    if (!rows || !grow_columns(writer, (size_t)capacity * BT_WIRE_COLUMN_BYTES))
         return false;
     writer->rows_capacity = capacity;
     return true;
@@ -170,12 +184,47 @@ static bt_status add_rows(struct bt_wire_writer *writer, const struct bt_msg_tok
     return BT_OK;
 }
 
+/* Rows whose logprobs are lent for this call only become items now. */
+static bt_status add_rows_with_logprobs(struct bt_wire_writer *writer,
+                                        const struct bt_msg_tokens *tokens, struct bt_error *err) {
+    enum {
+        ROWS = BT_WIRE_LOGPROB_ROWS_SENT,
+        COLUMN_BYTES = BT_WIRE_COLUMN_BYTES + BT_WIRE_LOGPROB_COLUMN_BYTES
+    };
+    uint32_t n_most = tokens->n_rows < ROWS ? tokens->n_rows : ROWS;
+    size_t n_items = tokens->n_rows / ROWS + 1;
+    bt_wire_writer_finish(writer);
+    if (!grow_columns(writer, (size_t)n_most * COLUMN_BYTES) ||
+        !reserve(writer, (size_t)tokens->n_rows * (ROW_BYTES_MAX + LOGPROB_BYTES_MAX) +
+                             n_items * COLUMNS_BYTES))
+        return bt_fail(err, BT_E_NO_MEMORY, "no memory for %u token rows", tokens->n_rows);
+    for (uint32_t at = 0, n; at < tokens->n_rows; at += n) {
+        n = tokens->n_rows - at < ROWS ? tokens->n_rows - at : ROWS;
+        struct bt_msg part = {.type = BT_MSG_TOKENS, .tokens = {tokens->rows + at, n}};
+        bt_status status = add_item(writer, &part, err);
+        BT_ASSERT(status == BT_OK); /* the room is there, and so few rows always fit */
+    }
+    return BT_OK;
+}
+
+static bool has_logprobs(const struct bt_msg_tokens *tokens) {
+    for (uint32_t i = 0; i < tokens->n_rows; i++)
+        if (tokens->rows[i].logprobs)
+            return true;
+    return false;
+}
+
 bt_status bt_wire_writer_add(struct bt_wire_writer *writer, const struct bt_msg *msg,
                              struct bt_error *err) {
     BT_TRY(bt_wire_check(msg, writer->from, err));
+    if (msg->type == BT_MSG_TOKENS && has_logprobs(&msg->tokens))
+        return add_rows_with_logprobs(writer, &msg->tokens, err);
     if (msg->type == BT_MSG_TOKENS)
         return add_rows(writer, &msg->tokens, err);
     bt_wire_writer_finish(writer);
+    if (msg->type == BT_MSG_SCORES &&
+        !grow_columns(writer, (size_t)msg->scores.n_rows * BT_WIRE_LOGPROB_COLUMN_BYTES))
+        return bt_fail(err, BT_E_NO_MEMORY, "no memory for %u scores", msg->scores.n_rows);
     return add_item(writer, msg, err);
 }
 

@@ -18,6 +18,7 @@ enum {
     BT_WIRE_JOIN_BYTES = (4 << 20) + (64 << 10), /* one item that travels in pieces */
     BT_WIRE_TOKEN_ROWS = 8192,                   /* in one Tokens */
     BT_WIRE_TOKEN_ROWS_SENT = 4096,              /* in one Tokens that we make: always fits */
+    BT_WIRE_LOGPROB_ROWS_SENT = 1024,            /* in one that has logprobs: always fits */
     BT_WIRE_BLOCKS = 262144,                     /* added, and evicted, in one Blocks */
     BT_WIRE_RESUME_ROWS = 16384,
     BT_WIRE_SEEN_KEYS = 8192,
@@ -39,14 +40,16 @@ struct bt_wire_writer {
     uint8_t *bytes; /* packed items, each with its tag and length as in WorkerMessage.items */
     size_t n_bytes, capacity;
     struct bt_token *rows; /* of TOKENS messages, not yet an item */
-    void *columns;         /* room to turn rows_capacity rows into columns */
     uint32_t n_rows, rows_capacity;
+    void *columns; /* room to turn rows into columns */
+    size_t columns_bytes;
 };
 
 void bt_wire_writer_init(struct bt_wire_writer *writer, enum bt_wire_side from);
 void bt_wire_writer_fini(struct bt_wire_writer *writer);
 
-/* Copies msg behind what is there; rows of successive TOKENS become one item. BT_E_INVALID and
+/* Copies msg behind what is there; rows of successive TOKENS become one item, those of a message
+ * with logprobs items of their own. BT_E_INVALID and
  * BT_E_TOO_LARGE (bt_wire_check, or an item over BT_WIRE_JOIN_BYTES), BT_E_NO_MEMORY: nothing was
  * added. */
 bt_status bt_wire_writer_add(struct bt_wire_writer *writer, const struct bt_msg *msg,

@@ -142,6 +142,26 @@ static bt_status check_reserved(const struct bt_msg_reserved *reserved, struct b
     }
 }
 
+/* A value that is no number fails every comparison, so it is refused too. */
+static bt_status check_float(const char *field, float value, float min, float max,
+                             struct bt_error *err) {
+    if (value >= min && value <= max)
+        return BT_OK;
+    return bt_fail(err, BT_E_INVALID, "%s is %g, must be %g to %g", field, (double)value,
+                   (double)min, (double)max);
+}
+
+static bt_status check_logprobs(const struct bt_logprobs *logprobs, struct bt_error *err) {
+    BT_TRY(check_range("number of logprobs.top", logprobs->n_top, 0, BT_TOP_LOGPROBS, err));
+    BT_TRY(check_float("logprobs.own", logprobs->logprob, BT_LOGPROB_MIN, 0, err));
+    for (uint32_t i = 0; i < logprobs->n_top; i++) {
+        const struct bt_logprob *top = &logprobs->top[i];
+        BT_TRY(check_range("logprobs.top_token", (uint32_t)top->token, 0, INT32_MAX, err));
+        BT_TRY(check_float("logprobs.top", top->logprob, BT_LOGPROB_MIN, 0, err));
+    }
+    return BT_OK;
+}
+
 static bt_status check_tokens(const struct bt_msg_tokens *tokens, struct bt_error *err) {
     BT_TRY(check_count("tokens", tokens->n_rows, BT_WIRE_TOKEN_ROWS, err));
     for (uint32_t i = 0; i < tokens->n_rows; i++) {
@@ -150,7 +170,19 @@ static bt_status check_tokens(const struct bt_msg_tokens *tokens, struct bt_erro
         BT_TRY(check_at_least_one("tokens.attempt", row->key.attempt, err));
         BT_TRY(check_range("tokens.token", (uint32_t)row->token, 0, INT32_MAX, err));
         BT_TRY(check_range("tokens.finish", row->finish, BT_FINISH_NONE, BT_FINISH_ERROR, err));
+        if (row->logprobs)
+            BT_TRY(check_logprobs(row->logprobs, err));
     }
+    return BT_OK;
+}
+
+static bt_status check_scores(const struct bt_msg_scores *scores, struct bt_error *err) {
+    BT_TRY(check_key("scores", &scores->key, err));
+    BT_TRY(check_count("scores", scores->n_rows, BT_SCORE_ROWS, err));
+    BT_TRY(check_at_least_one("number of scores", scores->n_rows, err));
+    BT_TRY(check_range("scores.first", scores->first, 1, BT_WIRE_PROMPT_TOKENS, err));
+    for (uint32_t i = 0; i < scores->n_rows; i++)
+        BT_TRY(check_logprobs(&scores->rows[i], err));
     return BT_OK;
 }
 
@@ -179,15 +211,6 @@ static bt_status check_resume(const struct bt_msg_resume *resume, struct bt_erro
     return BT_OK;
 }
 
-/* A value that is no number fails every comparison, so it is refused too. */
-static bt_status check_float(const char *field, float value, float min, float max,
-                             struct bt_error *err) {
-    if (value >= min && value <= max)
-        return BT_OK;
-    return bt_fail(err, BT_E_INVALID, "sampling.%s is %g, must be %g to %g", field, (double)value,
-                   (double)min, (double)max);
-}
-
 static bt_status check_over_zero(const char *field, float value, float max, struct bt_error *err) {
     if (value > 0 && value <= max)
         return BT_OK;
@@ -195,13 +218,26 @@ static bt_status check_over_zero(const char *field, float value, float max, stru
                    (double)value, (double)max);
 }
 
+static bt_status check_bias(const struct bt_sampling *sampling, struct bt_error *err) {
+    BT_TRY(check_count("sampling.bias", sampling->n_bias, BT_LOGIT_BIASES, err));
+    for (int i = 0; i < sampling->n_bias; i++) {
+        const struct bt_logit_bias *bias = &sampling->bias[i];
+        BT_TRY(check_range("sampling.bias_token", (uint32_t)bias->token, 0, INT32_MAX, err));
+        if (i > 0 && bias->token <= bias[-1].token)
+            return bt_fail(err, BT_E_INVALID, "sampling.bias_token is %d after %d, must rise",
+                           bias->token, bias[-1].token);
+        BT_TRY(check_float("sampling.bias", bias->bias, -100, 100, err));
+    }
+    return BT_OK;
+}
+
 static bt_status check_sampling(const struct bt_sampling *sampling, struct bt_error *err) {
-    BT_TRY(check_float("temperature", sampling->temperature, 0, 2, err));
+    BT_TRY(check_float("sampling.temperature", sampling->temperature, 0, 2, err));
     BT_TRY(check_over_zero("top_p", sampling->top_p, 1, err));
-    BT_TRY(check_float("min_p", sampling->min_p, 0, 1, err));
+    BT_TRY(check_float("sampling.min_p", sampling->min_p, 0, 1, err));
     BT_TRY(check_range("sampling.top_k", (uint32_t)sampling->top_k, 0, INT32_MAX, err));
-    BT_TRY(check_float("frequency_penalty", sampling->frequency_penalty, -2, 2, err));
-    BT_TRY(check_float("presence_penalty", sampling->presence_penalty, -2, 2, err));
+    BT_TRY(check_float("sampling.frequency_penalty", sampling->frequency_penalty, -2, 2, err));
+    BT_TRY(check_float("sampling.presence_penalty", sampling->presence_penalty, -2, 2, err));
     BT_TRY(check_over_zero("repetition_penalty", sampling->repetition_penalty, 10, err));
     BT_TRY(check_range("sampling.max_tokens", sampling->max_tokens, 1, BT_WIRE_PROMPT_TOKENS, err));
     BT_TRY(check_range("sampling.min_tokens", sampling->min_tokens, 0, sampling->max_tokens, err));
@@ -209,7 +245,10 @@ static bt_status check_sampling(const struct bt_sampling *sampling, struct bt_er
     for (int i = 0; i < sampling->n_stop_tokens; i++)
         BT_TRY(check_range("sampling.stop_tokens", (uint32_t)sampling->stop_tokens[i], 0, INT32_MAX,
                            err));
-    return BT_OK;
+    BT_TRY(check_range("sampling.logprobs", sampling->logprobs, 0, 1 + BT_TOP_LOGPROBS, err));
+    BT_TRY(check_range("sampling.prompt_logprobs", sampling->prompt_logprobs, 0,
+                       1 + BT_TOP_LOGPROBS, err));
+    return check_bias(sampling, err);
 }
 
 static bt_status check_work(const struct bt_msg_work *work, bool reserve, struct bt_error *err) {
@@ -252,6 +291,8 @@ static bt_status check_worker_message(const struct bt_msg *msg, struct bt_error 
         return check_tokens(&msg->tokens, err);
     case BT_MSG_ENDED:
         return check_ended(&msg->ended, err);
+    case BT_MSG_SCORES:
+        return check_scores(&msg->scores, err);
     default:
         return bt_fail(err, BT_E_INVALID, "message type %d is none that a worker sends",
                        (int)msg->type);

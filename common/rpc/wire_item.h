@@ -26,11 +26,15 @@ bt_status bt_wire_item_unpack(const uint8_t *bytes, size_t n_bytes, enum bt_wire
                               struct bt_msg *msg, struct bt_wire_piece *piece,
                               struct bt_error *err);
 
-enum { BT_WIRE_COLUMN_BYTES = 2 * 8 + 5 * 4 }; /* of one token row */
+enum {
+    BT_WIRE_COLUMN_BYTES = 2 * 8 + 4 * 4,                       /* of one token row */
+    BT_WIRE_LOGPROB_COLUMN_BYTES = 4 + 4 + 8 * BT_TOP_LOGPROBS, /* of one row of logprobs */
+};
 
 /* Where a packer puts an item of n_bytes: room for it, or NULL (no memory). */
 typedef uint8_t *bt_wire_room(void *self, size_t n_bytes);
-/* Packs one checked message. TOKENS: columns is room for BT_WIRE_COLUMN_BYTES a row. */
+/* Packs one checked message. columns is room for the columns of its rows: TOKENS and SCORES have
+ * them, BT_WIRE_COLUMN_BYTES and, where there are logprobs, BT_WIRE_LOGPROB_COLUMN_BYTES a row. */
 bt_status bt_wire_item_pack(const struct bt_msg *msg, void *columns, bt_wire_room *room, void *self,
                             struct bt_error *err);
 /* A Piece item of one side. */

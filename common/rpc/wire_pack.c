@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/rpc/wire_item.h"
+#include "common/rpc/wire_logprobs.h"
 #include "proto/registry.pb-c.h"
 
 /* One item with all the submessages that it can have; lists have memory of their own. */
@@ -19,6 +20,7 @@ struct build {
         Baton__V1__Live live;
         Baton__V1__Tokens tokens;
         Baton__V1__Ended ended;
+        Baton__V1__Scores scores;
         Baton__V1__Welcome welcome;
         Baton__V1__Refused refused;
         Baton__V1__Peers peers;
@@ -37,6 +39,9 @@ struct build {
     Baton__V1__Stages stages;
     Baton__V1__Sampling sampling;
     uint32_t stop_tokens[BT_STOP_TOKENS];
+    uint32_t bias_tokens[BT_LOGIT_BIASES];
+    float biases[BT_LOGIT_BIASES];
+    Baton__V1__Logprobs logprobs;
     void *list;
 };
 
@@ -123,35 +128,49 @@ static void put_reserved(struct build *b, const struct bt_msg_reserved *reserved
 static void put_tokens(struct build *b, const struct bt_msg_tokens *tokens, void *columns) {
     size_t n = tokens->n_rows;
     uint64_t *request = columns, *hash = request + n;
-    uint32_t *attempt = (uint32_t *)(hash + n), *choice = attempt + n, *index = choice + n,
-             *token = index + n, *finish = token + n;
-    uint32_t any_choice = 0, any_finish = 0;
+    uint32_t *attempt = (uint32_t *)(hash + n), *index = attempt + n, *token = index + n,
+             *finish = token + n;
+    uint32_t any_finish = 0;
     uint64_t any_hash = 0;
+    bool any_logprobs = false;
     for (size_t i = 0; i < n; i++) {
         const struct bt_token *row = &tokens->rows[i];
         request[i] = row->key.request;
         attempt[i] = row->key.attempt;
-        choice[i] = row->choice;
         index[i] = row->index;
         token[i] = (uint32_t)row->token;
         finish[i] = (uint32_t)row->finish;
         hash[i] = row->hash;
-        any_choice |= row->choice;
         any_finish |= (uint32_t)row->finish;
         any_hash |= row->hash;
+        any_logprobs |= row->logprobs != NULL;
     }
     baton__v1__tokens__init(&b->tokens);
     b->tokens.request = request;
     b->tokens.attempt = attempt;
-    b->tokens.choice = choice;
     b->tokens.index = index;
     b->tokens.token = token;
     b->tokens.finish = (Baton__V1__Finish *)finish;
     b->tokens.hash = hash;
     b->tokens.n_request = b->tokens.n_attempt = b->tokens.n_index = b->tokens.n_token = n;
-    b->tokens.n_choice = any_choice ? n : 0;
     b->tokens.n_finish = any_finish ? n : 0;
     b->tokens.n_hash = any_hash ? n : 0;
+    if (!any_logprobs)
+        return;
+    bt_wire_logprobs_begin(&b->logprobs, finish + n, n);
+    for (size_t i = 0; i < n; i++)
+        bt_wire_logprobs_put(&b->logprobs, tokens->rows[i].logprobs);
+    b->tokens.logprobs = &b->logprobs;
+}
+
+static void put_scores(struct build *b, const struct bt_msg_scores *scores, void *columns) {
+    baton__v1__scores__init(&b->scores);
+    b->scores.key = put_key(&b->key, &scores->key);
+    b->scores.first = scores->first;
+    bt_wire_logprobs_begin(&b->logprobs, columns, scores->n_rows);
+    for (size_t i = 0; i < scores->n_rows; i++)
+        bt_wire_logprobs_put(&b->logprobs, &scores->rows[i]);
+    b->scores.rows = &b->logprobs;
 }
 
 static void put_ended(struct build *b, const struct bt_msg_ended *ended) {
@@ -240,6 +259,15 @@ static void put_sampling(struct build *b, const struct bt_sampling *sampling) {
         b->stop_tokens[i] = (uint32_t)sampling->stop_tokens[i];
     b->sampling.stop_tokens = b->stop_tokens;
     b->sampling.n_stop_tokens = sampling->n_stop_tokens;
+    b->sampling.logprobs = sampling->logprobs;
+    b->sampling.prompt_logprobs = sampling->prompt_logprobs;
+    for (int i = 0; i < sampling->n_bias; i++) {
+        b->bias_tokens[i] = (uint32_t)sampling->bias[i].token;
+        b->biases[i] = sampling->bias[i].bias;
+    }
+    b->sampling.bias_token = b->bias_tokens;
+    b->sampling.bias = b->biases;
+    b->sampling.n_bias_token = b->sampling.n_bias = sampling->n_bias;
 }
 
 static void put_work(struct build *b, const struct bt_msg_work *work) {
@@ -301,6 +329,9 @@ static Baton__V1__WorkerItem__ItemCase put_worker(struct build *b, const struct 
     case BT_MSG_ENDED:
         put_ended(b, &msg->ended);
         return BATON__V1__WORKER_ITEM__ITEM_ENDED;
+    case BT_MSG_SCORES:
+        put_scores(b, &msg->scores, columns);
+        return BATON__V1__WORKER_ITEM__ITEM_SCORES;
     default:
         return BATON__V1__WORKER_ITEM__ITEM__NOT_SET;
     }

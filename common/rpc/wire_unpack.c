@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/rpc/wire_item.h"
+#include "common/rpc/wire_logprobs.h"
 #include "proto/registry.pb-c.h"
 
 /* protobuf-c's allocator over the arena: what a hostile item may take is bounded there. */
@@ -130,29 +131,46 @@ static bt_status get_tokens(const Baton__V1__Tokens *from, struct bt_wire_arena 
     size_t n = from->n_request;
     BT_TRY(get_count("tokens.request", n, BT_WIRE_TOKEN_ROWS, err));
     BT_TRY(get_column("tokens.attempt", from->n_attempt, n, false, err));
-    BT_TRY(get_column("tokens.choice", from->n_choice, n, true, err));
     BT_TRY(get_column("tokens.index", from->n_index, n, false, err));
     BT_TRY(get_column("tokens.token", from->n_token, n, false, err));
     BT_TRY(get_column("tokens.finish", from->n_finish, n, true, err));
     BT_TRY(get_column("tokens.hash", from->n_hash, n, true, err));
     struct bt_token *rows = list_of(arena, n, sizeof *rows);
+    struct bt_logprobs *logprobs = NULL;
     if (!rows)
         return no_memory(err);
+    if (from->logprobs)
+        BT_TRY(bt_wire_logprobs_get(from->logprobs, n, arena, &logprobs, err));
     for (size_t i = 0; i < n; i++) {
-        uint32_t choice = from->n_choice ? from->choice[i] : 0;
-        if (choice > UINT16_MAX)
-            return bt_fail(err, BT_E_INVALID, "tokens.choice is %u, must be 0 to %d", choice,
-                           UINT16_MAX);
+        bool shown = logprobs && from->logprobs->shown[i];
         rows[i] = (struct bt_token){
             .key = {.request = from->request[i], .attempt = from->attempt[i]},
-            .choice = (uint16_t)choice,
             .index = from->index[i],
             .token = (int32_t)from->token[i], /* negative where it is over 2^31 - 1: refused */
             .finish = from->n_finish ? (enum bt_finish)from->finish[i] : BT_FINISH_NONE,
-            .hash = from->n_hash ? from->hash[i] : 0};
+            .hash = from->n_hash ? from->hash[i] : 0,
+            .logprobs = shown ? logprobs++ : NULL};
     }
     tokens->rows = rows;
     tokens->n_rows = (uint32_t)n;
+    return BT_OK;
+}
+
+static bt_status get_scores(const Baton__V1__Scores *from, struct bt_wire_arena *arena,
+                            struct bt_msg_scores *scores, struct bt_error *err) {
+    size_t n = from->rows ? from->rows->n_own : 0;
+    BT_TRY(get_count("scores.rows", n, BT_SCORE_ROWS, err));
+    struct bt_logprobs *rows = NULL;
+    if (from->rows)
+        BT_TRY(bt_wire_logprobs_get(from->rows, n, arena, &rows, err));
+    for (size_t i = 0; i < n; i++)
+        if (!from->rows->shown[i])
+            return bt_fail(err, BT_E_INVALID, "logprobs.shown is 0 in scores, must be 1 to %d",
+                           1 + BT_TOP_LOGPROBS);
+    scores->key = get_key(from->key);
+    scores->first = from->first;
+    scores->rows = rows;
+    scores->n_rows = (uint32_t)n;
     return BT_OK;
 }
 
@@ -210,8 +228,27 @@ static bt_status get_resume(const Baton__V1__Resume *from, struct bt_wire_arena 
     return BT_OK;
 }
 
-static bt_status get_sampling(const Baton__V1__Sampling *from, struct bt_sampling *sampling,
-                              struct bt_error *err) {
+static bt_status get_bias(const Baton__V1__Sampling *from, struct bt_wire_arena *arena,
+                          struct bt_sampling *sampling, struct bt_error *err) {
+    size_t n = from->n_bias_token;
+    BT_TRY(get_count("sampling.bias_token", n, BT_LOGIT_BIASES, err));
+    BT_TRY(get_column("sampling.bias", from->n_bias, n, false, err));
+    struct bt_logit_bias *bias = list_of(arena, n, sizeof *bias);
+    if (!bias)
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++)
+        bias[i] = (struct bt_logit_bias){(int32_t)from->bias_token[i], from->bias[i]};
+    sampling->bias = n ? bias : NULL;
+    sampling->n_bias = (uint16_t)n;
+    return BT_OK;
+}
+
+static uint8_t get_small(uint32_t v) {
+    return v > UINT8_MAX ? UINT8_MAX : (uint8_t)v; /* out of bounds as before: refused */
+}
+
+static bt_status get_sampling(const Baton__V1__Sampling *from, struct bt_wire_arena *arena,
+                              struct bt_sampling *sampling, struct bt_error *err) {
     if (!from)
         return BT_OK; /* all zeros: the check refuses it and says which field */
     sampling->temperature = from->temperature;
@@ -230,14 +267,16 @@ static bt_status get_sampling(const Baton__V1__Sampling *from, struct bt_samplin
     sampling->n_stop_tokens = (uint8_t)from->n_stop_tokens;
     for (size_t i = 0; i < from->n_stop_tokens; i++)
         sampling->stop_tokens[i] = (int32_t)from->stop_tokens[i];
-    return BT_OK;
+    sampling->logprobs = get_small(from->logprobs);
+    sampling->prompt_logprobs = get_small(from->prompt_logprobs);
+    return get_bias(from, arena, sampling, err);
 }
 
-static bt_status get_work(const Baton__V1__Work *from, struct bt_msg_work *work,
-                          struct bt_error *err) {
+static bt_status get_work(const Baton__V1__Work *from, struct bt_wire_arena *arena,
+                          struct bt_msg_work *work, struct bt_error *err) {
     BT_TRY(get_count("work.tokens", from->n_tokens, BT_WIRE_PROMPT_TOKENS, err));
     BT_TRY(get_text("work.tenant", from->tenant, work->tenant, sizeof work->tenant, err));
-    BT_TRY(get_sampling(from->sampling, &work->sampling, err));
+    BT_TRY(get_sampling(from->sampling, arena, &work->sampling, err));
     work->key = get_key(from->key);
     work->ticket = get_id(from->ticket);
     work->tokens = (const int32_t *)from->tokens;
@@ -304,6 +343,9 @@ static bt_status get_worker_item(const Baton__V1__WorkerItem *item, struct bt_wi
         msg->type = BT_MSG_ENDED;
         get_ended(item->ended, &msg->ended);
         return BT_OK;
+    case BATON__V1__WORKER_ITEM__ITEM_SCORES:
+        msg->type = BT_MSG_SCORES;
+        return get_scores(item->scores, arena, &msg->scores, err);
     case BATON__V1__WORKER_ITEM__ITEM_PIECE:
         get_piece(item->piece, kind, piece);
         return BT_OK;
@@ -336,10 +378,10 @@ static bt_status get_router_item(const Baton__V1__RouterItem *item, struct bt_wi
         return get_resume(item->resume, arena, &msg->resume, err);
     case BATON__V1__ROUTER_ITEM__ITEM_RESERVE:
         msg->type = BT_MSG_RESERVE;
-        return get_work(item->reserve, &msg->work, err);
+        return get_work(item->reserve, arena, &msg->work, err);
     case BATON__V1__ROUTER_ITEM__ITEM_PREFILL:
         msg->type = BT_MSG_PREFILL;
-        return get_work(item->prefill, &msg->work, err);
+        return get_work(item->prefill, arena, &msg->work, err);
     case BATON__V1__ROUTER_ITEM__ITEM_CANCEL:
         msg->type = BT_MSG_CANCEL;
         msg->cancel.key = get_key(item->cancel->key);

@@ -264,7 +264,7 @@ static void compute_layer(struct world *w, struct request *r) {
         bt_kv_page_move(w->p_pool, r->p_pages[i], BT_PAGE_LIVE);
     publish(w->p_pool, r, &r->p_hold);
     r->p = P_FINISHED;
-    bt_kv_send_finish(w->send, w->now_us, r->send, (int32_t)r->ticket.lo, BT_FINISH_NONE, 0);
+    bt_kv_send_finish(w->send, w->now_us, r->send, (int32_t)r->ticket.lo, BT_FINISH_NONE, 0, NULL);
 }
 
 static void reserve(struct world *w, struct request *r) {

@@ -19,6 +19,9 @@
 
 enum { WAIT_S = 30, MAX_JOBS = 8, MAX_PAGES = 128 };
 
+static const struct bt_logprobs first_logprobs = {
+    .logprob = -0.25f, .n_top = 2, .top = {{42, -0.25f}, {7, -2}}};
+
 /* One prompt on one worker. */
 struct job {
     struct bt_kv_hold hold;
@@ -245,7 +248,8 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
                job->next_layer < p->n_layers) {
             compute_layer(p, job);
             if (job->next_layer == p->n_layers)
-                bt_kv_send_finish(p->send, now_us(), job->id, 42, BT_FINISH_NONE, 0x1234567);
+                bt_kv_send_finish(p->send, now_us(), job->id, 42, BT_FINISH_NONE, 0x1234567,
+                                  &first_logprobs);
             drain_send(p);
             if (!job->hurry)
                 break;
@@ -430,6 +434,8 @@ static void check_pages(struct world *world, uint32_t i) {
     free(expected);
     assert_int_equal(job->commit.token, 42);
     assert_int_equal(job->commit.logits_hash, 0x1234567);
+    assert_true(job->commit.has_logprobs);
+    assert_memory_equal(&job->commit.logprobs, &first_logprobs, sizeof first_logprobs);
 }
 
 static void test_a_prompt_is_handed_off(const char *kind) {

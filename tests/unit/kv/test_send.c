@@ -276,7 +276,8 @@ static void test_pages_go_as_layers_are_done_and_commit_follows(void **state) {
     }
     assert_false(next(&w, &out));
     ready_all(&w, id);
-    bt_kv_send_finish(w.send, 0, id, 42, BT_FINISH_STOP, 4242);
+    const struct bt_logprobs logprobs = {.logprob = -0.25f, .n_top = 1, .top = {{42, -0.25f}}};
+    bt_kv_send_finish(w.send, 0, id, 42, BT_FINISH_STOP, 4242, &logprobs);
     drain(&w);
     assert_int_equal(w.n_actions, 0); /* not before the last frame */
     done(&w, id);
@@ -301,6 +302,8 @@ static void test_pages_go_as_layers_are_done_and_commit_follows(void **state) {
     assert_int_equal(commit->token, 42);
     assert_int_equal(commit->finish, BT_FINISH_STOP);
     assert_int_equal(commit->logits_hash, 4242);
+    assert_true(commit->has_logprobs);
+    assert_memory_equal(&commit->logprobs, &logprobs, sizeof logprobs);
     assert_int_equal(bt_kv_send_bytes(w.send, id), 3 * N_LAYERS * PAGE_BYTES);
     say(&w, grant_of(1, 5, 0)); /* too late for anything */
     say(&w, (struct bt_kv_msg){.type = BT_KV_REFUSED, .ticket = ticket_of(1)});
@@ -323,7 +326,7 @@ static void test_a_prompt_that_d_has_sends_only_commit(void **state) {
     open_world(&w, PAGE_BYTES);
     uint32_t id = start(&w, 1, 4, 4, 0);
     assert_false(next(&w, &out));
-    bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0);
+    bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0, NULL);
     drain(&w);
     assert_int_equal(said(&w, 0, BT_KV_COMMIT)->n_sums, 0);
     assert_int_equal(said(&w, 0, BT_KV_COMMIT)->manifest,
@@ -505,7 +508,7 @@ static void test_a_hold_is_released_when_the_link_has_let_go(void **state) {
             check_action(&w, 0, BT_KV_SEND_ENDED, 1);
         assert_false(next(&w, &out));
         ready(&w, id, 1, 3); /* a step that was posted before */
-        bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0);
+        bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0, NULL);
         bt_kv_send_cancel(w.send, 0, id, BT_KV_REASON_DEADLINE);
         for (enum bt_kv_msg_type type = BT_KV_GRANT; type <= BT_KV_ABORTED; type++)
             say(&w, (struct bt_kv_msg){.type = type, .ticket = ticket_of(1)});
@@ -533,7 +536,7 @@ static void test_a_commit_may_still_end_badly(void **state) {
         done(&w, id);
         done(&w, id);
         assert_int_equal(w.n_actions, 0);
-        bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0);
+        bt_kv_send_finish(w.send, 0, id, 1, BT_FINISH_NONE, 0, NULL);
         drain(&w);
         said(&w, 0, BT_KV_COMMIT);
         struct bt_kv_msg aborted = {

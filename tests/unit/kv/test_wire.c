@@ -1,5 +1,6 @@
 /* What goes over a KV link: every message survives, every bound is checked, frames land and are
  * cut. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -213,7 +214,11 @@ static void test_every_message_survives(void **state) {
          .fingerprint_hash = 9,
          .token = INT32_MAX,
          .finish = BT_FINISH_LENGTH,
-         .logits_hash = 77},
+         .logits_hash = 77,
+         .has_logprobs = true,
+         .logprobs = {.logprob = BT_LOGPROB_MIN,
+                      .n_top = 3,
+                      .top = {{INT32_MAX, 0}, {0, -0.5f}, {7, -3}}}},
         {.type = BT_KV_COMMIT, .ticket = ticket, .token = -1, .finish = BT_FINISH_ERROR},
         {.type = BT_KV_COMMITTED, .ticket = ticket},
         {.type = BT_KV_ABORTED, .ticket = ticket, .reason = BT_KV_REASON_COUNT - 1},
@@ -348,29 +353,43 @@ static void test_commits_out_of_bounds_are_refused(void **state) {
     Baton__V1__LinkMessage m = BATON__V1__LINK_MESSAGE__INIT;
     Baton__V1__Id id = BATON__V1__ID__INIT;
     Baton__V1__Commit commit = BATON__V1__COMMIT__INIT;
-    Baton__V1__Commit__Choice choice = BATON__V1__COMMIT__CHOICE__INIT, *choices[2];
+    Baton__V1__Logprobs logprobs = BATON__V1__LOGPROBS__INIT;
+    uint32_t shown[2] = {2, 2}, top_token[1] = {7};
+    float own[1] = {-1}, top[1] = {-0.5f};
     id.hi = 1;
-    choices[0] = choices[1] = &choice;
     m.message_case = BATON__V1__LINK_MESSAGE__MESSAGE_COMMIT;
     m.commit = &commit;
-    commit.choices = choices;
-    commit.n_choices = 1;
     REFUSED(&m, "commit.ticket is 0");
     commit.ticket = &id;
     TAKEN(&m);
-    commit.n_choices = 0;
-    REFUSED(&m, "commit has 0 choices, must have 1");
-    commit.n_choices = 2;
-    REFUSED(&m, "commit has 2 choices, must have 1");
-    commit.n_choices = 1;
     commit.n_sums = (1 << 26) + 1;
     REFUSED(&m, "commit.n_sums is 67108865, must be 0 to 67108864");
     commit.n_sums = 0;
-    choice.token = 0x80000000u;
-    REFUSED(&m, "commit.choices.token is 2147483648, must be 0 to 2147483647");
-    choice.token = 0;
-    choice.finish = (Baton__V1__Finish)4;
-    REFUSED(&m, "commit.choices.finish is 4, must be 0 to 3");
+    commit.token = 0x80000000u;
+    REFUSED(&m, "commit.token is 2147483648, must be 0 to 2147483647");
+    commit.token = 0;
+    commit.finish = (Baton__V1__Finish)4;
+    REFUSED(&m, "commit.finish is 4, must be 0 to 3");
+    commit.finish = BATON__V1__FINISH__FINISH_NONE;
+    commit.logprobs = &logprobs;
+    REFUSED(&m, "commit.logprobs has 0 rows and 0 entries, must have 1");
+    logprobs.shown = shown, logprobs.own = own, logprobs.top_token = top_token, logprobs.top = top;
+    logprobs.n_shown = logprobs.n_own = logprobs.n_top_token = logprobs.n_top = 1;
+    TAKEN(&m);
+    logprobs.n_shown = 2;
+    REFUSED(&m, "commit.logprobs has 2 rows and 1 entries, must have 1");
+    logprobs.n_shown = 1, shown[0] = 22;
+    REFUSED(&m, "commit.logprobs.shown is 22, must be 1 to 21");
+    shown[0] = 0;
+    REFUSED(&m, "commit.logprobs.shown is 0, must be 1 to 21");
+    shown[0] = 3;
+    REFUSED(&m, "commit.logprobs has 1 likeliest tokens and 1 values, must have 2");
+    shown[0] = 2, top_token[0] = 0x80000000u;
+    REFUSED(&m, "commit.logprobs.top_token is 2147483648");
+    top_token[0] = 7, top[0] = NAN;
+    REFUSED(&m, "commit.logprobs.top is");
+    top[0] = -1, own[0] = 0.5f;
+    REFUSED(&m, "commit.logprobs.own is 0.5, must be -9999 to 0");
 }
 
 static void test_what_is_no_message_is_refused_and_later_ones_are_skipped(void **state) {

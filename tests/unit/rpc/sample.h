@@ -121,6 +121,28 @@ static inline void draw_sampling(uint64_t *seed, struct bt_sampling *s) {
     s->n_stop_tokens = (uint8_t)draw_to(seed, BT_STOP_TOKENS);
     for (int i = 0; i < s->n_stop_tokens; i++)
         s->stop_tokens[i] = (int32_t)draw_to(seed, INT32_MAX);
+    s->logprobs = (uint8_t)draw_to(seed, 1 + BT_TOP_LOGPROBS);
+    s->prompt_logprobs = (uint8_t)draw_to(seed, 1 + BT_TOP_LOGPROBS);
+}
+
+static inline void draw_bias(uint64_t *seed, struct bt_sampling *s, struct lists *lists) {
+    s->n_bias = (uint16_t)draw_to(seed, BT_LOGIT_BIASES);
+    struct bt_logit_bias *bias = lists->b = some(s->n_bias, sizeof *bias);
+    int32_t token = -1;
+    for (uint32_t i = 0; i < s->n_bias; i++) {
+        token += 1 + (int32_t)draw_to(seed, INT32_MAX / BT_LOGIT_BIASES - 1);
+        bias[i] = (struct bt_logit_bias){token, draw_float(seed, -100, 100)};
+    }
+    s->bias = bias;
+}
+
+static inline struct bt_logprobs draw_logprobs(uint64_t *seed) {
+    struct bt_logprobs l = {.logprob = draw_float(seed, BT_LOGPROB_MIN, 0),
+                            .n_top = (uint8_t)draw_to(seed, BT_TOP_LOGPROBS)};
+    for (uint32_t i = 0; i < l.n_top; i++)
+        l.top[i] = (struct bt_logprob){(int32_t)draw_to(seed, INT32_MAX),
+                                       draw_float(seed, BT_LOGPROB_MIN, 0)};
+    return l;
 }
 
 static inline void draw_work(uint64_t *seed, struct bt_msg_work *work, bool reserve,
@@ -134,6 +156,7 @@ static inline void draw_work(uint64_t *seed, struct bt_msg_work *work, bool rese
     work->tokens = tokens;
     work->n_prompt = 1 + (uint32_t)draw_to(seed, work->n_tokens - 1);
     draw_sampling(seed, &work->sampling);
+    draw_bias(seed, &work->sampling, lists);
     work->remaining_ms = (uint32_t)draw_to(seed, BT_WIRE_DURATION_MS);
     work->elapsed_ms = (uint32_t)draw_to(seed, BT_WIRE_DURATION_MS);
     draw_text(seed, work->tenant, 0, 63);
@@ -159,18 +182,33 @@ static inline void draw_blocks(uint64_t *seed, struct bt_msg_blocks *blocks, str
 }
 
 static inline void draw_tokens(uint64_t *seed, struct bt_msg_tokens *tokens, struct lists *lists) {
-    tokens->n_rows = (uint32_t)draw_to(seed, BT_WIRE_TOKEN_ROWS_SENT);
-    bool choices = draw(seed) % 2, finishes = draw(seed) % 2, hashes = draw(seed) % 2;
+    bool finishes = draw(seed) % 2, hashes = draw(seed) % 2, logprobs = draw(seed) % 2;
+    tokens->n_rows =
+        (uint32_t)draw_to(seed, logprobs ? BT_WIRE_LOGPROB_ROWS_SENT : BT_WIRE_TOKEN_ROWS_SENT);
     struct bt_token *rows = lists->a = some(tokens->n_rows, sizeof *rows);
-    for (uint32_t i = 0; i < tokens->n_rows; i++)
+    struct bt_logprobs *shown = lists->b = some(tokens->n_rows, sizeof *shown);
+    for (uint32_t i = 0; i < tokens->n_rows; i++) {
         rows[i] = (struct bt_token){.key = draw_key(seed),
-                                    .choice = choices ? (uint16_t)draw(seed) : 0,
                                     .index = draw_u32(seed),
                                     .token = (int32_t)draw_to(seed, INT32_MAX),
                                     .finish = finishes ? (enum bt_finish)(draw(seed) % 4)
                                                        : BT_FINISH_NONE,
                                     .hash = hashes ? draw(seed) : 0};
+        shown[i] = draw_logprobs(seed);
+        if (logprobs && draw(seed) % 4)
+            rows[i].logprobs = &shown[i];
+    }
     tokens->rows = rows;
+}
+
+static inline void draw_scores(uint64_t *seed, struct bt_msg_scores *scores, struct lists *lists) {
+    scores->key = draw_key(seed);
+    scores->first = 1 + (uint32_t)draw_to(seed, BT_WIRE_PROMPT_TOKENS - 1);
+    scores->n_rows = 1 + (uint32_t)draw_to(seed, BT_SCORE_ROWS - 1);
+    struct bt_logprobs *rows = lists->a = some(scores->n_rows, sizeof *rows);
+    for (uint32_t i = 0; i < scores->n_rows; i++)
+        rows[i] = draw_logprobs(seed);
+    scores->rows = rows;
 }
 
 static inline void draw_ended(uint64_t *seed, struct bt_msg_ended *ended) {
@@ -251,6 +289,9 @@ static inline void draw_message(uint64_t *seed, enum bt_msg_type type, struct bt
     case BT_MSG_ENDED:
         draw_ended(seed, &msg->ended);
         break;
+    case BT_MSG_SCORES:
+        draw_scores(seed, &msg->scores, lists);
+        break;
     case BT_MSG_WELCOME:
         msg->welcome.incarnation = draw_id(seed);
         msg->welcome.protocol = 1 + (uint32_t)draw_to(seed, 5);
@@ -279,7 +320,7 @@ static inline void draw_message(uint64_t *seed, enum bt_msg_type type, struct bt
 }
 
 static inline enum bt_wire_side side_of(enum bt_msg_type type) {
-    return type <= BT_MSG_ENDED ? BT_WIRE_WORKER : BT_WIRE_ROUTER;
+    return type <= BT_MSG_ENDED || type == BT_MSG_SCORES ? BT_WIRE_WORKER : BT_WIRE_ROUTER;
 }
 
 #define SAME(member) assert_true(a->member == b->member)
@@ -330,16 +371,36 @@ static inline void same_blocks(const struct bt_msg_blocks *a, const struct bt_ms
         SAME(evicted[i]);
 }
 
+static inline void same_logprobs(const struct bt_logprobs *a, const struct bt_logprobs *b) {
+    assert_int_equal(!a, !b);
+    if (!a)
+        return;
+    SAME(logprob);
+    SAME(n_top);
+    for (uint32_t i = 0; i < a->n_top; i++) {
+        SAME(top[i].token);
+        SAME(top[i].logprob);
+    }
+}
+
 static inline void same_tokens(const struct bt_msg_tokens *a, const struct bt_msg_tokens *b) {
     SAME(n_rows);
     for (uint32_t i = 0; i < a->n_rows; i++) {
         SAME_KEY(rows[i].key);
-        SAME(rows[i].choice);
         SAME(rows[i].index);
         SAME(rows[i].token);
         SAME(rows[i].finish);
         SAME(rows[i].hash);
+        same_logprobs(a->rows[i].logprobs, b->rows[i].logprobs);
     }
+}
+
+static inline void same_scores(const struct bt_msg_scores *a, const struct bt_msg_scores *b) {
+    SAME_KEY(key);
+    SAME(first);
+    SAME(n_rows);
+    for (uint32_t i = 0; i < a->n_rows; i++)
+        same_logprobs(&a->rows[i], &b->rows[i]);
 }
 
 static inline void same_ended(const struct bt_msg_ended *a, const struct bt_msg_ended *b) {
@@ -380,6 +441,13 @@ static inline void same_work(const struct bt_msg_work *a, const struct bt_msg_wo
     SAME(sampling.n_stop_tokens);
     for (int i = 0; i < a->sampling.n_stop_tokens; i++)
         SAME(sampling.stop_tokens[i]);
+    SAME(sampling.logprobs);
+    SAME(sampling.prompt_logprobs);
+    SAME(sampling.n_bias);
+    for (int i = 0; i < a->sampling.n_bias; i++) {
+        SAME(sampling.bias[i].token);
+        SAME(sampling.bias[i].bias);
+    }
     SAME(remaining_ms);
     SAME(elapsed_ms);
     assert_string_equal(a->tenant, b->tenant);
@@ -436,6 +504,9 @@ static inline void same_message(const struct bt_msg *a, const struct bt_msg *b) 
         break;
     case BT_MSG_ENDED:
         same_ended(&a->ended, &b->ended);
+        break;
+    case BT_MSG_SCORES:
+        same_scores(&a->scores, &b->scores);
         break;
     case BT_MSG_WELCOME:
         SAME_ID(welcome.incarnation);

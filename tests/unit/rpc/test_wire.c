@@ -125,7 +125,6 @@ static void test_token_rows_join_and_split(void **state) {
     /* The widest rows there can be, as many as there can be, still fit their messages. */
     for (uint32_t i = 0; i < BT_WIRE_TOKEN_ROWS; i++)
         rows[i] = (struct bt_token){.key = {UINT64_MAX, UINT32_MAX},
-                                    .choice = UINT16_MAX,
                                     .index = UINT32_MAX,
                                     .token = INT32_MAX,
                                     .finish = BT_FINISH_ERROR,
@@ -151,6 +150,55 @@ static void test_token_rows_join_and_split(void **state) {
     }
     assert_false(through_next(&t, &out));
     free(rows);
+    through_fini(&t);
+}
+
+/* The widest logprobs there can be: cut into items that fit, and in order with plain rows. */
+static void test_rows_with_logprobs_fit_their_messages(void **state) {
+    (void)state;
+    enum { N = 3 * BT_WIRE_LOGPROB_ROWS_SENT + 1 };
+    struct bt_logprobs widest = {.logprob = BT_LOGPROB_MIN, .n_top = BT_TOP_LOGPROBS};
+    for (int i = 0; i < BT_TOP_LOGPROBS; i++)
+        widest.top[i] = (struct bt_logprob){INT32_MAX, BT_LOGPROB_MIN};
+    struct bt_token *rows = calloc(N, sizeof *rows), plain = {.key = {1, 1}, .index = 7};
+    struct bt_logprobs *scores = calloc(BT_SCORE_ROWS, sizeof *scores);
+    for (uint32_t i = 0; i < N; i++)
+        rows[i] = (struct bt_token){.key = {UINT64_MAX, UINT32_MAX},
+                                    .index = UINT32_MAX - i,
+                                    .token = INT32_MAX,
+                                    .finish = BT_FINISH_ERROR,
+                                    .hash = UINT64_MAX,
+                                    .logprobs = &widest};
+    for (uint32_t i = 0; i < BT_SCORE_ROWS; i++)
+        scores[i] = widest;
+    struct through t;
+    struct bt_msg out, one = {.type = BT_MSG_TOKENS, .tokens = {&plain, 1}},
+                       wide = {.type = BT_MSG_TOKENS, .tokens = {rows, N}},
+                       scored = {.type = BT_MSG_SCORES,
+                                 .scores = {{UINT64_MAX, UINT32_MAX}, 1, scores, BT_SCORE_ROWS}};
+    through_init(&t, BT_WIRE_WORKER);
+    assert_int_equal(bt_wire_writer_add(&t.writer, &one, NULL), BT_OK);
+    assert_int_equal(bt_wire_writer_add(&t.writer, &wide, NULL), BT_OK);
+    assert_int_equal(bt_wire_writer_add(&t.writer, &one, NULL), BT_OK);
+    assert_int_equal(bt_wire_writer_add(&t.writer, &scored, NULL), BT_OK);
+    assert_true(through_next(&t, &out));
+    assert_int_equal(out.tokens.rows[0].index, 7);
+    assert_null(out.tokens.rows[0].logprobs);
+    for (uint32_t heard = 0; heard < N; heard += out.tokens.n_rows) {
+        assert_true(through_next(&t, &out));
+        assert_int_equal(out.type, BT_MSG_TOKENS);
+        for (uint32_t i = 0; i < out.tokens.n_rows; i++) {
+            assert_int_equal(out.tokens.rows[i].index, UINT32_MAX - heard - i);
+            same_logprobs(out.tokens.rows[i].logprobs, &widest);
+        }
+    }
+    assert_true(through_next(&t, &out));
+    assert_int_equal(out.tokens.rows[0].index, 7);
+    assert_true(through_next(&t, &out));
+    same_message(&out, &scored);
+    assert_false(through_next(&t, &out));
+    free(rows);
+    free(scores);
     through_fini(&t);
 }
 
@@ -447,6 +495,7 @@ int main(void) {
         cmocka_unit_test(test_every_message_comes_back),
         cmocka_unit_test(test_many_messages_keep_their_order),
         cmocka_unit_test(test_token_rows_join_and_split),
+        cmocka_unit_test(test_rows_with_logprobs_fit_their_messages),
         cmocka_unit_test(test_small_items_share_a_message_up_to_its_bound),
         cmocka_unit_test(test_an_item_over_the_join_bound_is_not_sent),
         cmocka_unit_test(test_pieces_join_only_in_order),

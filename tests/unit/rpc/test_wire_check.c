@@ -11,10 +11,15 @@ static int32_t tokens[4] = {1, 2, 3, INT32_MAX};
 /* A plain valid message of each type, to be spoilt in one place. */
 static struct bt_msg valid(enum bt_msg_type type) {
     static struct bt_token row;
+    static struct bt_logprobs logprobs;
+    static struct bt_logit_bias bias[2];
     static struct bt_peer peer;
     static struct bt_resume resume;
     static struct bt_attempt key;
-    row = (struct bt_token){.key = {1, 1}};
+    logprobs = (struct bt_logprobs){.logprob = -1, .n_top = 2, .top = {{7, -0.5f}, {3, -1}}};
+    row = (struct bt_token){.key = {1, 1}, .logprobs = &logprobs};
+    bias[0] = (struct bt_logit_bias){3, -100};
+    bias[1] = (struct bt_logit_bias){INT32_MAX, 100};
     peer = (struct bt_peer){.name = "d0", .incarnation = {0, 1}, .link_address = "h:1"};
     resume = (struct bt_resume){.key = {1, 1}, .ticket = {1, 0}};
     key = (struct bt_attempt){1, 1};
@@ -57,6 +62,9 @@ static struct bt_msg valid(enum bt_msg_type type) {
     case BT_MSG_ENDED:
         msg.ended = (struct bt_msg_ended){.key = {1, 1}, .reason = BT_END_INTERNAL};
         break;
+    case BT_MSG_SCORES:
+        msg.scores = (struct bt_msg_scores){{1, 1}, 1, &logprobs, 1};
+        break;
     case BT_MSG_WELCOME:
         msg.welcome = (struct bt_msg_welcome){{1, 0}, 1};
         break;
@@ -82,6 +90,10 @@ static struct bt_msg valid(enum bt_msg_type type) {
                                                      .frequency_penalty = -2,
                                                      .presence_penalty = 2,
                                                      .repetition_penalty = 10,
+                                                     .logprobs = 1 + BT_TOP_LOGPROBS,
+                                                     .prompt_logprobs = 1 + BT_TOP_LOGPROBS,
+                                                     .n_bias = 2,
+                                                     .bias = bias,
                                                      .max_tokens = 1048576,
                                                      .min_tokens = 1048576,
                                                      .n_stop_tokens = 16},
@@ -177,6 +189,22 @@ static void test_worker_messages(void **state) {
             ((struct bt_token *)m.tokens.rows)->token = -1);
     REFUSED(BT_MSG_TOKENS, "tokens.finish is 4, must be 0 to 3",
             ((struct bt_token *)m.tokens.rows)->finish = (enum bt_finish)4);
+    struct bt_logprobs *l = (struct bt_logprobs *)valid(BT_MSG_TOKENS).tokens.rows->logprobs;
+    for (int i = 0; i < 2; i++) {
+        enum bt_msg_type t = i ? BT_MSG_SCORES : BT_MSG_TOKENS;
+        REFUSED(t, "logprobs.own is 0.5, must be -9999 to 0", l->logprob = 0.5f);
+        REFUSED(t, "logprobs.own is -10000", l->logprob = -10000);
+        REFUSED(t, "logprobs.own is", l->logprob = NAN);
+        REFUSED(t, "logprobs.own is -inf", l->logprob = -INFINITY);
+        REFUSED(t, "number of logprobs.top is 21, must be 0 to 20", l->n_top = 21);
+        REFUSED(t, "logprobs.top_token is 4294967295", l->top[1].token = -1);
+        REFUSED(t, "logprobs.top is", l->top[1].logprob = NAN);
+    }
+    REFUSED(BT_MSG_SCORES, "scores.key.request is 0", m.scores.key.request = 0);
+    REFUSED(BT_MSG_SCORES, "scores.first is 0, must be 1 to 1048576", m.scores.first = 0);
+    REFUSED(BT_MSG_SCORES, "number of scores is 0", m.scores.n_rows = 0);
+    REFUSED(BT_MSG_SCORES, "scores has 1025 entries, must have at most 1024",
+            m.scores.n_rows = 1025);
     REFUSED(BT_MSG_ENDED, "ended.key.request is 0", m.ended.key.request = 0);
     REFUSED(BT_MSG_ENDED, "ended.reason is 0, must be 1 to 14", m.ended.reason = (enum bt_end)0);
     REFUSED(BT_MSG_ENDED, "ended.reason is 15, must be 1 to 14", m.ended.reason = BT_END_COUNT);
@@ -263,6 +291,15 @@ static void test_sampling(void **state) {
     REFUSED(t, "sampling.stop_tokens has 17 entries, must have at most 16",
             m.work.sampling.n_stop_tokens = 17);
     REFUSED(t, "sampling.stop_tokens is 4294967295", m.work.sampling.stop_tokens[15] = -1);
+    REFUSED(t, "sampling.logprobs is 22, must be 0 to 21", m.work.sampling.logprobs = 22);
+    REFUSED(t, "sampling.prompt_logprobs is 22", m.work.sampling.prompt_logprobs = 22);
+    struct bt_logit_bias *bias = (struct bt_logit_bias *)valid(t).work.sampling.bias;
+    REFUSED(t, "sampling.bias has 301 entries, must have at most 300",
+            m.work.sampling.n_bias = 301);
+    REFUSED(t, "sampling.bias_token is 4294967295", bias[0].token = -1);
+    REFUSED(t, "sampling.bias_token is 3 after 3, must rise", bias[1].token = 3);
+    REFUSED(t, "sampling.bias is 100.5, must be -100 to 100", bias[0].bias = 100.5f);
+    REFUSED(t, "sampling.bias is", bias[1].bias = NAN);
 }
 
 static void test_each_side_has_its_own(void **state) {
@@ -270,8 +307,9 @@ static void test_each_side_has_its_own(void **state) {
     for (int type = 0; type <= BT_MSG_COUNT; type++) {
         struct bt_error err = {0};
         struct bt_msg msg = valid((enum bt_msg_type)type);
-        bool worker = type >= BT_MSG_JOIN && type <= BT_MSG_ENDED;
-        bool router = type >= BT_MSG_WELCOME && type < BT_MSG_COUNT;
+        bool known = type >= BT_MSG_JOIN && type < BT_MSG_COUNT;
+        bool worker = known && (type <= BT_MSG_ENDED || type == BT_MSG_SCORES);
+        bool router = known && !worker;
         assert_int_equal(bt_wire_check(&msg, BT_WIRE_WORKER, &err) == BT_OK, worker);
         assert_int_equal(bt_wire_check(&msg, BT_WIRE_ROUTER, &err) == BT_OK, router);
     }
@@ -350,6 +388,12 @@ static void test_what_is_left_out(void **state) {
     work.tokens = &token;
     work.n_tokens = work.n_prompt = 1;
     from_router(BATON__V1__ROUTER_ITEM__ITEM_PREFILL, &work, "sampling.top_p is 0");
+    Baton__V1__Sampling sampling = BATON__V1__SAMPLING__INIT;
+    sampling.top_p = sampling.repetition_penalty = 1;
+    sampling.max_tokens = 1;
+    sampling.prompt_logprobs = 256 + 1; /* 1 in a byte */
+    work.sampling = &sampling;
+    from_router(BATON__V1__ROUTER_ITEM__ITEM_PREFILL, &work, "sampling.prompt_logprobs is 255");
     token = 1u << 31;
     from_router(BATON__V1__ROUTER_ITEM__ITEM_PREFILL, &work, "work.tokens is 2147483648");
     Baton__V1__ResumeRow row = BATON__V1__RESUME_ROW__INIT, *rows[] = {&row};
@@ -393,29 +437,25 @@ static void test_texts_that_are_too_long(void **state) {
 static void test_columns(void **state) {
     (void)state;
     uint64_t wide[2] = {1, 1};
-    uint32_t narrow[2] = {1, 65536};
+    uint32_t narrow[2] = {1, 2};
     Baton__V1__Finish finish[2] = {BATON__V1__FINISH__FINISH_NONE, (Baton__V1__Finish)9};
     Baton__V1__Tokens t = BATON__V1__TOKENS__INIT;
     t.request = t.hash = wide;
-    t.attempt = t.choice = t.index = t.token = narrow;
+    t.attempt = t.index = t.token = narrow;
     t.finish = finish;
-    t.n_request = t.n_attempt = t.n_choice = t.n_index = t.n_token = t.n_finish = t.n_hash = 2;
+    t.n_request = t.n_attempt = t.n_index = t.n_token = t.n_finish = t.n_hash = 2;
     Baton__V1__WorkerItem__ItemCase tokens_case = BATON__V1__WORKER_ITEM__ITEM_TOKENS;
-    from_worker(tokens_case, &t, "tokens.choice is 65536, must be 0 to 65535");
-    t.n_choice = 0;
     from_worker(tokens_case, &t, "tokens.finish is 9, must be 0 to 3");
     t.n_attempt = 1;
     from_worker(tokens_case, &t, "tokens.attempt has 1 entries, must have 2 as the first column");
-    t.n_attempt = 2, t.n_choice = 1;
-    from_worker(tokens_case, &t, "tokens.choice has 1 entries, must have 2 or none");
-    t.n_choice = 2, t.n_index = 0;
+    t.n_attempt = 2, t.n_index = 0;
     from_worker(tokens_case, &t, "tokens.index has 0 entries, must have 2");
     t.n_index = 2, t.n_token = 1;
     from_worker(tokens_case, &t, "tokens.token has 1 entries");
     t.n_token = 2, t.n_finish = 1;
     from_worker(tokens_case, &t, "tokens.finish has 1 entries");
     t.n_finish = 2, t.n_hash = 1;
-    from_worker(tokens_case, &t, "tokens.hash has 1 entries");
+    from_worker(tokens_case, &t, "tokens.hash has 1 entries, must have 2 or none");
     Baton__V1__Seen seen = BATON__V1__SEEN__INIT;
     seen.request = wide;
     seen.n_request = 2;
@@ -423,6 +463,41 @@ static void test_columns(void **state) {
     seen.n_attempt = 1;
     from_router(BATON__V1__ROUTER_ITEM__ITEM_SEEN, &seen,
                 "seen.attempt has 1 entries, must have 2");
+}
+
+static void test_logprob_columns(void **state) {
+    (void)state;
+    uint64_t request[2] = {1, 1};
+    uint32_t ones[2] = {1, 1}, shown[2] = {2, 1};
+    float values[2] = {-1, -1};
+    Baton__V1__Attempt key = BATON__V1__ATTEMPT__INIT;
+    Baton__V1__Logprobs l = BATON__V1__LOGPROBS__INIT;
+    l.shown = shown, l.own = values, l.top = values, l.top_token = ones;
+    l.n_shown = l.n_own = 2, l.n_top_token = l.n_top = 1;
+    Baton__V1__Tokens t = BATON__V1__TOKENS__INIT;
+    t.request = request, t.attempt = t.index = t.token = ones;
+    t.n_request = t.n_attempt = t.n_index = t.n_token = 2;
+    t.logprobs = &l;
+    Baton__V1__Scores s = BATON__V1__SCORES__INIT;
+    key.request = key.attempt = 1;
+    s.key = &key, s.first = 1, s.rows = &l;
+    Baton__V1__WorkerItem__ItemCase tokens_case = BATON__V1__WORKER_ITEM__ITEM_TOKENS,
+                                    scores_case = BATON__V1__WORKER_ITEM__ITEM_SCORES;
+    l.n_shown = 1;
+    from_worker(tokens_case, &t, "logprobs.shown has 1 entries, must have 2");
+    from_worker(scores_case, &s, "logprobs.shown has 1 entries, must have 2");
+    l.n_shown = 2, l.n_own = 1;
+    from_worker(tokens_case, &t, "logprobs.own has 1 entries, must have 2");
+    l.n_own = 2, l.n_top = 0;
+    from_worker(tokens_case, &t, "logprobs.top have 1 and 0 entries, must have 1");
+    l.n_top = 1, shown[0] = 22;
+    from_worker(tokens_case, &t, "logprobs.shown is 22, must be 0 to 21");
+    shown[0] = UINT32_MAX;
+    from_worker(tokens_case, &t, "logprobs.shown is 4294967295");
+    shown[0] = 2, shown[1] = 0, l.n_own = 1;
+    from_worker(scores_case, &s, "logprobs.shown has 2 entries, must have 1");
+    s.rows = NULL;
+    from_worker(scores_case, &s, "number of scores is 0");
 }
 
 static void test_lists_that_are_too_long(void **state) {
@@ -459,6 +534,13 @@ static void test_lists_that_are_too_long(void **state) {
     Baton__V1__Work work = BATON__V1__WORK__INIT;
     work.sampling = &sampling;
     from_router(BATON__V1__ROUTER_ITEM__ITEM_RESERVE, &work, "sampling.stop_tokens has 257");
+    sampling.n_stop_tokens = 0;
+    sampling.bias_token = narrow;
+    sampling.n_bias_token = 301;
+    from_router(BATON__V1__ROUTER_ITEM__ITEM_RESERVE, &work, "sampling.bias_token has 301");
+    sampling.n_bias_token = 2;
+    from_router(BATON__V1__ROUTER_ITEM__ITEM_RESERVE, &work,
+                "sampling.bias has 0 entries, must have 2");
     free(wide);
     free(narrow);
     free(rows);
@@ -475,6 +557,7 @@ int main(void) {
         cmocka_unit_test(test_what_is_left_out),
         cmocka_unit_test(test_texts_that_are_too_long),
         cmocka_unit_test(test_columns),
+        cmocka_unit_test(test_logprob_columns),
         cmocka_unit_test(test_lists_that_are_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
