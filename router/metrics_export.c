@@ -74,7 +74,7 @@ static void write_worker_value(struct evbuffer *out, const struct views *views, 
 }
 
 static void write_step_quantiles(struct evbuffer *out, const struct views *views) {
-    bt_metrics_family(out, "baton_step_seconds", BT_METRIC_GAUGE,
+    bt_metrics_family(out, "baton_step_seconds", BT_METRIC_SUMMARY,
                       "Duration that this share of a worker's last 1,024 steps does not exceed.");
     for (size_t i = 0; i < views->n; i++) {
         const struct bt_worker_view *w = &views->rows[i];

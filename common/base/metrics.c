@@ -27,7 +27,7 @@ void bt_histogram_record(struct bt_histogram *h, uint64_t us) {
 
 void bt_metrics_family(struct evbuffer *out, const char *name, enum bt_metric_kind kind,
                        const char *help) {
-    static const char *const kinds[] = {"counter", "gauge", "histogram"};
+    static const char *const kinds[] = {"counter", "gauge", "histogram", "summary"};
     evbuffer_add_printf(out, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kinds[kind]);
 }
 

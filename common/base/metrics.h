@@ -30,7 +30,12 @@ struct bt_label {
     const char *value; /* any text; escaped when it is written */
 };
 
-enum bt_metric_kind { BT_METRIC_COUNTER, BT_METRIC_GAUGE, BT_METRIC_HISTOGRAM };
+enum bt_metric_kind {
+    BT_METRIC_COUNTER,
+    BT_METRIC_GAUGE,
+    BT_METRIC_HISTOGRAM,
+    BT_METRIC_SUMMARY, /* samples with a label `quantile` */
+};
 
 /* Begins a family: its HELP and TYPE lines. Every sample of it must follow before the next family.
  */
