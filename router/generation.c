@@ -4,31 +4,46 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Logprobs are many bytes, and most requests ask for none: they are held apart. */
+struct bt_held_token {
+    int32_t token;
+    enum bt_finish finish;
+    uint64_t hash;
+    struct bt_logprobs *logprobs; /* owned; NULL: none */
+};
+
 void bt_generation_init(struct bt_generation *gen, const struct bt_tokenizer *tok,
                         bool skip_special_tokens, struct bt_stop_filter *stops,
-                        struct bt_request_sink *sink, uint64_t now_us) {
-    *gen = (struct bt_generation){.sink = sink, .stops = stops, .arrived_us = now_us};
+                        struct bt_request_sink *sink, uint32_t choice) {
+    *gen = (struct bt_generation){.sink = sink, .stops = stops, .choice = choice};
     bt_detokenizer_init(&gen->detokenizer, tok, skip_special_tokens);
 }
 
+static void drop_held(struct bt_generation *gen) {
+    for (; gen->n_held; gen->n_held--)
+        free(gen->held[gen->held_first++].logprobs);
+    gen->held_first = 0;
+}
+
 void bt_generation_fini(struct bt_generation *gen) {
+    drop_held(gen);
     free(gen->stops);
     free(gen->held);
-    free(gen->end_reason);
     gen->stops = NULL;
     gen->held = NULL;
-    gen->end_reason = NULL;
 }
 
 /* Gives the sink one token's piece. True where a stop string is complete. */
-static bool give(struct bt_generation *gen, const struct bt_held_token *token) {
+static bool give(struct bt_generation *gen, const struct bt_emitted *emitted) {
     char text[2 * BT_TOKEN_TEXT_BYTES], shown[2 * BT_TOKEN_TEXT_BYTES + 2 * BT_STOP_BYTES];
-    struct bt_piece piece = {.index = gen->n_generated,
-                             .token = token->token,
-                             .hash = token->hash,
-                             .finish = token->finish};
-    bool last = token->finish != BT_FINISH_NONE, matched = false;
-    size_t n = bt_detokenizer_push(&gen->detokenizer, token->token, text);
+    struct bt_piece piece = {.choice = gen->choice,
+                             .index = gen->n_generated,
+                             .token = emitted->token,
+                             .hash = emitted->hash,
+                             .logprobs = emitted->logprobs,
+                             .finish = emitted->finish};
+    bool last = emitted->finish != BT_FINISH_NONE, matched = false;
+    size_t n = bt_detokenizer_push(&gen->detokenizer, emitted->token, text);
     if (last)
         n += bt_detokenizer_flush(&gen->detokenizer, text + n);
     piece.text = (struct bt_slice){text, n};
@@ -47,7 +62,19 @@ static bool give(struct bt_generation *gen, const struct bt_held_token *token) {
     return matched && !last;
 }
 
-static bool hold(struct bt_generation *gen, const struct bt_held_token *token) {
+/* The token that had to be generated ends the choice, without being shown. */
+static void give_end_only(struct bt_generation *gen) {
+    const struct bt_piece piece = {.choice = gen->choice, .token = -1, .finish = BT_FINISH_LENGTH};
+    gen->stopped = true;
+    gen->sink->ops->piece(gen->sink, &piece);
+}
+
+static bool is_blocked(const struct bt_generation *gen) {
+    return gen->waits || gen->sink->ops->is_full(gen->sink);
+}
+
+static bool hold(struct bt_generation *gen, const struct bt_emitted *emitted) {
+    struct bt_held_token row = {emitted->token, emitted->finish, emitted->hash, NULL};
     if (gen->held_first + gen->n_held == gen->held_capacity) {
         uint32_t capacity = gen->held_capacity ? 2 * gen->held_capacity : 64;
         struct bt_held_token *held = realloc(gen->held, capacity * sizeof *held);
@@ -56,57 +83,56 @@ static bool hold(struct bt_generation *gen, const struct bt_held_token *token) {
         gen->held = held;
         gen->held_capacity = capacity;
     }
-    gen->held[gen->held_first + gen->n_held++] = *token;
+    if (emitted->logprobs) {
+        row.logprobs = malloc(sizeof *row.logprobs);
+        if (!row.logprobs)
+            return false;
+        *row.logprobs = *emitted->logprobs;
+    }
+    gen->held[gen->held_first + gen->n_held++] = row;
     return true;
 }
 
 /* True where a stop string is complete. */
 static bool give_held(struct bt_generation *gen, bool although_full) {
     bool matched = false;
-    while (gen->n_held && !gen->stopped && (although_full || !gen->sink->ops->is_full(gen->sink))) {
+    while (gen->n_held && !gen->stopped && (although_full || !is_blocked(gen))) {
+        struct bt_held_token *row = &gen->held[gen->held_first++];
+        const struct bt_emitted emitted = {row->token, row->finish, row->hash, row->logprobs};
         gen->n_held--;
-        matched = give(gen, &gen->held[gen->held_first++]);
+        if (gen->prompt_only)
+            give_end_only(gen);
+        else
+            matched = give(gen, &emitted);
+        free(row->logprobs);
     }
     if (gen->stopped)
-        gen->n_held = 0;
+        drop_held(gen);
     if (!gen->n_held)
         gen->held_first = 0;
     return matched;
 }
 
-bool bt_generation_emit(struct bt_generation *gen, int32_t token, enum bt_finish finish,
-                        uint64_t hash) {
-    struct bt_held_token row = {token, finish, hash};
+bool bt_generation_emit(struct bt_generation *gen, const struct bt_emitted *emitted) {
+    if (gen->stopped || !gen->sink)
+        return false;
+    if (gen->n_held || is_blocked(gen)) {
+        if (hold(gen, emitted))
+            return false;
+        /* Without memory to hold it the sink takes all although it is full: no token is ever lost.
+         */
+        if (give_held(gen, true))
+            return true;
+    }
     if (gen->stopped)
         return false;
-    if (!gen->n_held && !gen->sink->ops->is_full(gen->sink))
-        return give(gen, &row);
-    if (hold(gen, &row))
+    if (gen->prompt_only) {
+        give_end_only(gen);
         return false;
-    /* Without memory to hold it the sink takes all although it is full: no token is ever lost. */
-    return give_held(gen, true) || (!gen->stopped && give(gen, &row));
-}
-
-static void finish(struct bt_generation *gen) {
-    if (!gen->ended || gen->finished || gen->n_held)
-        return;
-    const struct bt_sink_end end = {gen->end_status, gen->end_reason ? gen->end_reason : "",
-                                    gen->n_generated};
-    gen->finished = true;
-    gen->sink->ops->end(gen->sink, &end);
+    }
+    return give(gen, emitted);
 }
 
 bool bt_generation_resume(struct bt_generation *gen) {
-    bool matched = give_held(gen, false);
-    finish(gen);
-    return matched;
-}
-
-void bt_generation_end(struct bt_generation *gen, bt_status status, const char *reason) {
-    gen->req = NULL;
-    gen->ended = true;
-    gen->end_status = status;
-    /* Without memory for it the sentence is lost, not the status. */
-    gen->end_reason = reason && *reason ? strdup(reason) : NULL;
-    finish(gen);
+    return gen->sink && give_held(gen, false);
 }

@@ -67,7 +67,7 @@ void bt_model_on_one(void *arg, struct bt_http_call *call) {
 }
 
 static bt_status parse(struct bt_shell *shell, struct bt_http_call *call, enum bt_openai_kind kind,
-                       struct bt_openai_request *request, struct bt_openai_fault *fault,
+                       struct bt_openai_request *request, struct bt_generate_fault *fault,
                        struct bt_error *err) {
     bool join = !shell->text.chat || !bt_chat_template_reads_parts(shell->text.chat);
     return bt_openai_request_parse(kind, bt_http_call_body(call),
@@ -78,17 +78,19 @@ static bt_status parse(struct bt_shell *shell, struct bt_http_call *call, enum b
 void bt_model_on_tokenize(void *arg, struct bt_http_call *call) {
     struct bt_shell *shell = arg;
     struct bt_openai_request request;
-    struct bt_openai_fault fault;
+    struct bt_generate_fault fault;
     struct bt_prompt prompt;
     struct bt_error err;
     struct bt_text_buffer body = {0};
     bt_status status = parse(shell, call, BT_OPENAI_TOKENIZE, &request, &fault, &err);
     bool parsed = status == BT_OK;
     /* An empty text has no tokens; that is an answer here, not an error. */
-    bool empty = parsed && request.is_text && !request.text.n_bytes;
+    bool empty =
+        parsed && request.prompts && request.prompts->is_text && !request.prompts->text.n_bytes;
+    const struct bt_generate_check check = {&fault, &err};
     if (parsed && !empty)
-        status = bt_prompt_make(&shell->text, shell->scratch, &request, (int64_t)time(NULL),
-                                &prompt, &fault, &err);
+        status = bt_prompt_make(&shell->text, shell->scratch, &request.generate, 0,
+                                (int64_t)time(NULL), &prompt, &check);
     if (status == BT_OK) {
         uint32_t n = empty ? 0 : prompt.n_ids;
         bt_text_buffer_printf(&body, "{\"count\":%" PRIu32 ",\"max_model_len\":%" PRIu32, n,
@@ -113,7 +115,7 @@ void bt_model_on_tokenize(void *arg, struct bt_http_call *call) {
 void bt_model_on_detokenize(void *arg, struct bt_http_call *call) {
     struct bt_shell *shell = arg;
     struct bt_openai_request request;
-    struct bt_openai_fault fault;
+    struct bt_generate_fault fault;
     struct bt_error err;
     struct bt_text_buffer body = {0};
     if (parse(shell, call, BT_OPENAI_DETOKENIZE, &request, &fault, &err) != BT_OK) {
@@ -124,9 +126,9 @@ void bt_model_on_detokenize(void *arg, struct bt_http_call *call) {
     char text[BT_TOKEN_TEXT_BYTES];
     bt_detokenizer_init(&detokenizer, shell->text.tokenizer, false);
     bt_text_buffer_add_literal(&body, "{\"prompt\":\"");
-    for (uint32_t i = 0; i < request.n_tokens; i++)
-        bt_text_buffer_add_escaped(&body, text,
-                                   bt_detokenizer_push(&detokenizer, request.tokens[i], text));
+    for (uint32_t i = 0; i < request.prompts->n_ids; i++)
+        bt_text_buffer_add_escaped(
+            &body, text, bt_detokenizer_push(&detokenizer, request.prompts->ids[i], text));
     bt_text_buffer_add_escaped(&body, text, bt_detokenizer_flush(&detokenizer, text));
     bt_text_buffer_add_literal(&body, "\"}\n");
     bt_openai_request_fini(&request);

@@ -75,13 +75,13 @@ static const char *finish_json(enum bt_finish finish) {
                                         : "null";
 }
 
-static void add_usage(struct bt_text_buffer *out, uint32_t n_prompt, uint32_t n_generated) {
+static void add_usage(struct bt_text_buffer *out, uint64_t n_prompt, uint64_t n_generated) {
     bt_text_buffer_add_literal(out, "{\"prompt_tokens\":");
     bt_text_buffer_add_u64(out, n_prompt);
     bt_text_buffer_add_literal(out, ",\"completion_tokens\":");
     bt_text_buffer_add_u64(out, n_generated);
     bt_text_buffer_add_literal(out, ",\"total_tokens\":");
-    bt_text_buffer_add_u64(out, (uint64_t)n_prompt + n_generated);
+    bt_text_buffer_add_u64(out, n_prompt + n_generated);
     bt_text_buffer_add_literal(out, "}");
 }
 
@@ -122,7 +122,7 @@ void bt_openai_write_chunk(struct bt_text_buffer *out, const struct bt_openai_an
 }
 
 void bt_openai_write_last_chunk(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                                uint32_t n_generated, struct bt_slice extra) {
+                                uint64_t n_generated, struct bt_slice extra) {
     add_prefix(out, answer);
     bt_text_buffer_add_literal(out, "]");
     if (answer->include_usage) {

@@ -33,7 +33,7 @@ struct bt_openai_answer {
     const struct bt_openai_skeletons *skeletons;
     enum bt_openai_kind kind;
     bool include_usage, continuous_usage, return_token_ids, return_logits_hash;
-    uint32_t n_prompt;
+    uint64_t n_prompt; /* tokens of all prompts */
     uint64_t id;
     int64_t created_s;
 };
@@ -44,7 +44,7 @@ void bt_openai_write_chunk(struct bt_text_buffer *out, const struct bt_openai_an
 /* The event without choices at the end: usage (if asked for) and `extra`, members of the object
  * that begin with a comma, or empty. */
 void bt_openai_write_last_chunk(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                                uint32_t n_generated, struct bt_slice extra);
+                                uint64_t n_generated, struct bt_slice extra);
 
 /* A whole answer. */
 struct bt_openai_whole {

@@ -2,21 +2,6 @@
 #include "router/openai_fields.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
-
-bt_status bt_openai_refuse(const struct bt_openai_check *check, bt_status status, const char *param,
-                           const char *format, ...) {
-    snprintf(check->fault->param, sizeof check->fault->param, "%s", param);
-    if (check->err) {
-        va_list args;
-        va_start(args, format);
-        vsnprintf(check->err->text, sizeof check->err->text, format, args);
-        va_end(args);
-        check->err->status = status;
-    }
-    return status;
-}
 
 const json_t *bt_openai_get(const json_t *object, const char *name) {
     const json_t *value = json_object_get(object, name);
@@ -44,13 +29,13 @@ const char *bt_openai_type_name(const json_t *value) {
     }
 }
 
-static bt_status wrong_type(const struct bt_openai_check *check, const char *name,
+static bt_status wrong_type(const struct bt_generate_check *check, const char *name,
                             const json_t *value, const char *expected) {
-    return bt_openai_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name, expected,
-                            bt_openai_type_name(value));
+    return bt_generate_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name, expected,
+                              bt_openai_type_name(value));
 }
 
-bt_status bt_openai_bool(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_bool(const struct bt_generate_check *check, const json_t *object,
                          const char *name, bool *out, bool *given) {
     const json_t *value = bt_openai_get(object, name);
     if (given)
@@ -63,7 +48,7 @@ bt_status bt_openai_bool(const struct bt_openai_check *check, const json_t *obje
     return BT_OK;
 }
 
-bt_status bt_openai_string(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_string(const struct bt_generate_check *check, const json_t *object,
                            const char *name, const char **out) {
     const json_t *value = bt_openai_get(object, name);
     if (!value)
@@ -74,7 +59,7 @@ bt_status bt_openai_string(const struct bt_openai_check *check, const json_t *ob
     return BT_OK;
 }
 
-bt_status bt_openai_integer(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_integer(const struct bt_generate_check *check, const json_t *object,
                             const char *name, int64_t min, int64_t max, int64_t *out, bool *given) {
     const json_t *value = bt_openai_get(object, name);
     if (given)
@@ -85,14 +70,14 @@ bt_status bt_openai_integer(const struct bt_openai_check *check, const json_t *o
         return wrong_type(check, name, value, "an integer");
     int64_t number = json_integer_value(value);
     if (number < min || number > max)
-        return bt_openai_refuse(check, BT_E_INVALID, name,
-                                "%s is %" PRId64 ", it must be from %" PRId64 " to %" PRId64, name,
-                                number, min, max);
+        return bt_generate_refuse(check, BT_E_INVALID, name,
+                                  "%s is %" PRId64 ", it must be from %" PRId64 " to %" PRId64,
+                                  name, number, min, max);
     *out = number;
     return BT_OK;
 }
 
-bt_status bt_openai_number(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_number(const struct bt_generate_check *check, const json_t *object,
                            const char *name, double min, double max, bool open, float *out) {
     const json_t *value = bt_openai_get(object, name);
     if (!value)
@@ -103,9 +88,9 @@ bt_status bt_openai_number(const struct bt_openai_check *check, const json_t *ob
     /* A float that rounds to the open bound would pass for it: compare what will be used. */
     float rounded = (float)number;
     if (!(open ? number > min && rounded > (float)min : number >= min) || !(number <= max))
-        return bt_openai_refuse(check, BT_E_INVALID, name,
-                                "%s is %g, it must be %s %g and at most %g", name, number,
-                                open ? "above" : "at least", min, max);
+        return bt_generate_refuse(check, BT_E_INVALID, name,
+                                  "%s is %g, it must be %s %g and at most %g", name, number,
+                                  open ? "above" : "at least", min, max);
     *out = rounded;
     return BT_OK;
 }

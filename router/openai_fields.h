@@ -7,28 +7,19 @@
 #include <jansson.h>
 
 #include "common/base/status.h"
-#include "router/openai_request.h"
+#include "router/generate_request.h"
 
-/* Where a check failed; walks through all functions of the parser. */
-struct bt_openai_check {
-    struct bt_openai_fault *fault;
-    struct bt_error *err;
-};
-
-/* Records the field and the sentence; returns status. */
-bt_status bt_openai_refuse(const struct bt_openai_check *check, bt_status status, const char *param,
-                           const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* The member, or NULL where it is absent or null. */
 const json_t *bt_openai_get(const json_t *object, const char *name);
 /* "an array", "true": for sentences. */
 const char *bt_openai_type_name(const json_t *value);
 
-bt_status bt_openai_bool(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_bool(const struct bt_generate_check *check, const json_t *object,
                          const char *name, bool *out, bool *given);
-bt_status bt_openai_string(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_string(const struct bt_generate_check *check, const json_t *object,
                            const char *name, const char **out);
-bt_status bt_openai_integer(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_integer(const struct bt_generate_check *check, const json_t *object,
                             const char *name, int64_t min, int64_t max, int64_t *out, bool *given);
 /* min <= value <= max, or min < value where `open`. */
-bt_status bt_openai_number(const struct bt_openai_check *check, const json_t *object,
+bt_status bt_openai_number(const struct bt_generate_check *check, const json_t *object,
                            const char *name, double min, double max, bool open, float *out);

@@ -7,5 +7,5 @@
 
 /* messages: an array of objects with a known role and content that is text, null or a list of text
  * parts. Where join_parts, such lists are replaced by their texts joined with a newline. */
-bt_status bt_openai_messages_check(const struct bt_openai_check *check, json_t *messages,
+bt_status bt_openai_messages_check(const struct bt_generate_check *check, json_t *messages,
                                    bool join_parts);

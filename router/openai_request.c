@@ -80,124 +80,127 @@ static bool is_neutral(const json_t *value, enum neutral neutral) {
     }
 }
 
-static bt_status check_unsupported(const struct bt_openai_check *check, const json_t *root) {
+static bt_status check_unsupported(const struct bt_generate_check *check, const json_t *root) {
     for (size_t i = 0; i < sizeof unsupported / sizeof unsupported[0]; i++) {
         const json_t *value = bt_openai_get(root, unsupported[i].name);
         if (!value || is_neutral(value, unsupported[i].neutral))
             continue;
-        return bt_openai_refuse(check, BT_E_UNSUPPORTED, unsupported[i].name,
-                                "%s is not supported with this value, and without it the answer "
-                                "would be another one",
-                                unsupported[i].name);
+        return bt_generate_refuse(check, BT_E_UNSUPPORTED, unsupported[i].name,
+                                  "%s is not supported with this value, and without it the answer "
+                                  "would be another one",
+                                  unsupported[i].name);
     }
     const json_t *format = bt_openai_get(root, "response_format");
     const json_t *type = bt_openai_get(format, "type");
     if (format && !(json_is_string(type) && !strcmp(json_string_value(type), "text")))
-        return bt_openai_refuse(check, BT_E_UNSUPPORTED, "response_format",
-                                "response_format is supported with type \"text\" only");
+        return bt_generate_refuse(check, BT_E_UNSUPPORTED, "response_format",
+                                  "response_format is supported with type \"text\" only");
     const json_t *modalities = bt_openai_get(root, "modalities");
     const json_t *only = json_array_get(modalities, 0);
     if (modalities && !(json_array_size(modalities) == 1 && json_is_string(only) &&
                         !strcmp(json_string_value(only), "text")))
-        return bt_openai_refuse(check, BT_E_UNSUPPORTED, "modalities",
-                                "modalities is supported as [\"text\"] only");
+        return bt_generate_refuse(check, BT_E_UNSUPPORTED, "modalities",
+                                  "modalities is supported as [\"text\"] only");
     return BT_OK;
 }
 
-static bt_status read_stops(const struct bt_openai_check *check,
+static bt_status read_stops(const struct bt_generate_check *check,
                             struct bt_openai_request *request) {
     const json_t *stop = bt_openai_get(request->root, "stop");
     if (!stop)
         return BT_OK;
     size_t n = json_is_array(stop) ? json_array_size(stop) : 1;
     if (!json_is_array(stop) && !json_is_string(stop))
-        return bt_openai_refuse(check, BT_E_INVALID, "stop",
-                                "stop must be a string or a list of strings, not %s",
-                                bt_openai_type_name(stop));
+        return bt_generate_refuse(check, BT_E_INVALID, "stop",
+                                  "stop must be a string or a list of strings, not %s",
+                                  bt_openai_type_name(stop));
     if (n > BT_STOP_STRINGS)
-        return bt_openai_refuse(check, BT_E_INVALID, "stop",
-                                "stop has %zu strings, it may have at most %d", n, BT_STOP_STRINGS);
+        return bt_generate_refuse(check, BT_E_INVALID, "stop",
+                                  "stop has %zu strings, it may have at most %d", n,
+                                  BT_STOP_STRINGS);
     for (size_t i = 0; i < n; i++) {
         const json_t *text = json_is_array(stop) ? json_array_get(stop, i) : stop;
         if (!json_is_string(text))
-            return bt_openai_refuse(check, BT_E_INVALID, "stop",
-                                    "stop[%zu] must be a string, not %s", i,
-                                    bt_openai_type_name(text));
+            return bt_generate_refuse(check, BT_E_INVALID, "stop",
+                                      "stop[%zu] must be a string, not %s", i,
+                                      bt_openai_type_name(text));
         size_t bytes = json_string_length(text);
         if (!bytes || bytes > BT_STOP_BYTES)
-            return bt_openai_refuse(check, BT_E_INVALID, "stop",
-                                    "stop[%zu] has %zu bytes, it must have 1 to %d", i, bytes,
-                                    BT_STOP_BYTES);
-        request->stops[i] = (struct bt_slice){json_string_value(text), bytes};
+            return bt_generate_refuse(check, BT_E_INVALID, "stop",
+                                      "stop[%zu] has %zu bytes, it must have 1 to %d", i, bytes,
+                                      BT_STOP_BYTES);
+        request->generate.stops[i] = (struct bt_slice){json_string_value(text), bytes};
     }
-    request->n_stops = n;
+    request->generate.n_stops = n;
     return BT_OK;
 }
 
 /* A list of token ids below the vocabulary's size. */
-static bt_status read_ids(const struct bt_openai_check *check, const char *name, const json_t *list,
-                          uint32_t vocab_tokens, int32_t *out) {
+static bt_status read_ids(const struct bt_generate_check *check, const char *name,
+                          const json_t *list, uint32_t vocab_tokens, int32_t *out) {
     size_t i;
     const json_t *id;
     json_array_foreach((json_t *)list, i, id) {
         if (!json_is_integer(id))
-            return bt_openai_refuse(check, BT_E_INVALID, name, "%s[%zu] must be a token id, not %s",
-                                    name, i, bt_openai_type_name(id));
+            return bt_generate_refuse(check, BT_E_INVALID, name,
+                                      "%s[%zu] must be a token id, not %s", name, i,
+                                      bt_openai_type_name(id));
         json_int_t value = json_integer_value(id);
         if (value < 0 || value >= vocab_tokens)
-            return bt_openai_refuse(check, BT_E_INVALID, name,
-                                    "%s[%zu] is %" JSON_INTEGER_FORMAT
-                                    ", a token id must be from 0 to %" PRIu32,
-                                    name, i, value, vocab_tokens - 1);
+            return bt_generate_refuse(check, BT_E_INVALID, name,
+                                      "%s[%zu] is %" JSON_INTEGER_FORMAT
+                                      ", a token id must be from 0 to %" PRIu32,
+                                      name, i, value, vocab_tokens - 1);
         out[i] = (int32_t)value;
     }
     return BT_OK;
 }
 
-static bt_status read_stop_tokens(const struct bt_openai_check *check, uint32_t vocab_tokens,
+static bt_status read_stop_tokens(const struct bt_generate_check *check, uint32_t vocab_tokens,
                                   struct bt_openai_request *request) {
     const json_t *list = bt_openai_get(request->root, "stop_token_ids");
     if (!list)
         return BT_OK;
     if (!json_is_array(list))
-        return bt_openai_refuse(check, BT_E_INVALID, "stop_token_ids",
-                                "stop_token_ids must be an array, not %s",
-                                bt_openai_type_name(list));
+        return bt_generate_refuse(check, BT_E_INVALID, "stop_token_ids",
+                                  "stop_token_ids must be an array, not %s",
+                                  bt_openai_type_name(list));
     if (json_array_size(list) > BT_STOP_TOKENS)
-        return bt_openai_refuse(check, BT_E_INVALID, "stop_token_ids",
-                                "stop_token_ids has %zu members, it may have at most %d",
-                                json_array_size(list), BT_STOP_TOKENS);
-    BT_TRY(read_ids(check, "stop_token_ids", list, vocab_tokens, request->sampling.stop_tokens));
-    request->sampling.n_stop_tokens = (uint8_t)json_array_size(list);
+        return bt_generate_refuse(check, BT_E_INVALID, "stop_token_ids",
+                                  "stop_token_ids has %zu members, it may have at most %d",
+                                  json_array_size(list), BT_STOP_TOKENS);
+    BT_TRY(read_ids(check, "stop_token_ids", list, vocab_tokens,
+                    request->generate.sampling.stop_tokens));
+    request->generate.sampling.n_stop_tokens = (uint8_t)json_array_size(list);
     return BT_OK;
 }
 
-static bt_status read_limits(const struct bt_openai_check *check,
+static bt_status read_limits(const struct bt_generate_check *check,
                              struct bt_openai_request *request) {
     const json_t *root = request->root;
-    struct bt_sampling *sampling = &request->sampling;
+    struct bt_sampling *sampling = &request->generate.sampling;
     int64_t max = BT_OPENAI_COMPLETION_TOKENS, min = 0, seed = 0;
     bool given, newer;
     BT_TRY(bt_openai_integer(check, root, "max_tokens", 1, BT_OPENAI_MAX_TOKENS, &max, &given));
     BT_TRY(bt_openai_integer(check, root, "max_completion_tokens", 1, BT_OPENAI_MAX_TOKENS, &max,
                              &newer));
-    request->max_tokens_given = given || newer || request->kind == BT_OPENAI_COMPLETION;
-    sampling->max_tokens = request->max_tokens_given ? (uint32_t)max : 1;
+    request->generate.max_tokens_given = given || newer || request->kind == BT_OPENAI_COMPLETION;
+    sampling->max_tokens = request->generate.max_tokens_given ? (uint32_t)max : 1;
     BT_TRY(bt_openai_integer(check, root, "min_tokens", 0,
-                             request->max_tokens_given ? max : BT_OPENAI_MAX_TOKENS, &min, NULL));
+                             request->generate.max_tokens_given ? max : BT_OPENAI_MAX_TOKENS, &min,
+                             NULL));
     sampling->min_tokens = (uint32_t)min;
-    BT_TRY(
-        bt_openai_integer(check, root, "seed", INT64_MIN, INT64_MAX, &seed, &request->seed_given));
+    BT_TRY(bt_openai_integer(check, root, "seed", INT64_MIN, INT64_MAX, &seed,
+                             &request->generate.seed_given));
     sampling->seed = (uint64_t)seed;
     return bt_openai_bool(check, root, "ignore_eos", &sampling->ignore_eos, NULL);
 }
 
-static bt_status read_sampling(const struct bt_openai_check *check, uint32_t vocab_tokens,
+static bt_status read_sampling(const struct bt_generate_check *check, uint32_t vocab_tokens,
                                struct bt_openai_request *request) {
     const json_t *root = request->root;
-    struct bt_sampling *s = &request->sampling;
+    struct bt_sampling *s = &request->generate.sampling;
     int64_t top_k = 0;
-    s->temperature = s->top_p = s->repetition_penalty = 1;
     BT_TRY(bt_openai_number(check, root, "temperature", 0, 2, false, &s->temperature));
     BT_TRY(bt_openai_number(check, root, "top_p", 0, 1, true, &s->top_p));
     BT_TRY(bt_openai_number(check, root, "min_p", 0, 1, false, &s->min_p));
@@ -212,96 +215,103 @@ static bt_status read_sampling(const struct bt_openai_check *check, uint32_t voc
     return read_stops(check, request);
 }
 
-static bt_status read_output(const struct bt_openai_check *check,
+static bt_status read_output(const struct bt_generate_check *check,
                              struct bt_openai_request *request) {
     const json_t *root = request->root;
     BT_TRY(bt_openai_bool(check, root, "stream", &request->stream, NULL));
     BT_TRY(bt_openai_bool(check, root, "return_token_ids", &request->return_token_ids, NULL));
     BT_TRY(bt_openai_bool(check, root, "return_logits_hash", &request->return_logits_hash, NULL));
-    request->sampling.want_hash = request->return_logits_hash;
-    BT_TRY(bt_openai_bool(check, root, "include_stop_str_in_output", &request->include_stop, NULL));
-    BT_TRY(bt_openai_bool(check, root, "skip_special_tokens", &request->skip_special_tokens, NULL));
+    request->generate.sampling.want_hash = request->return_logits_hash;
+    BT_TRY(bt_openai_bool(check, root, "include_stop_str_in_output",
+                          &request->generate.include_stop, NULL));
+    BT_TRY(bt_openai_bool(check, root, "skip_special_tokens",
+                          &request->generate.skip_special_tokens, NULL));
     const json_t *options = bt_openai_get(root, "stream_options");
     if (options && !json_is_object(options))
-        return bt_openai_refuse(check, BT_E_INVALID, "stream_options",
-                                "stream_options must be an object, not %s",
-                                bt_openai_type_name(options));
+        return bt_generate_refuse(check, BT_E_INVALID, "stream_options",
+                                  "stream_options must be an object, not %s",
+                                  bt_openai_type_name(options));
     if (options && !request->stream)
-        return bt_openai_refuse(check, BT_E_INVALID, "stream_options",
-                                "stream_options is allowed with stream: true only");
+        return bt_generate_refuse(check, BT_E_INVALID, "stream_options",
+                                  "stream_options is allowed with stream: true only");
     BT_TRY(bt_openai_bool(check, options, "include_usage", &request->include_usage, NULL));
     BT_TRY(
         bt_openai_bool(check, options, "continuous_usage_stats", &request->continuous_usage, NULL));
     const char *salt = "";
     BT_TRY(bt_openai_string(check, root, "cache_salt", &salt));
     if (strlen(salt) >= BT_NAME_BYTES)
-        return bt_openai_refuse(check, BT_E_INVALID, "cache_salt",
-                                "cache_salt has %zu bytes, it may have at most %d", strlen(salt),
-                                BT_NAME_BYTES - 1);
-    memcpy(request->tenant, salt, strlen(salt) + 1);
+        return bt_generate_refuse(check, BT_E_INVALID, "cache_salt",
+                                  "cache_salt has %zu bytes, it may have at most %d", strlen(salt),
+                                  BT_NAME_BYTES - 1);
+    memcpy(request->generate.tenant, salt, strlen(salt) + 1);
     return BT_OK;
 }
 
 /* `prompt` or `tokens`: text, a list of ids, or a list with one of either. */
-static bt_status read_prompt(const struct bt_openai_check *check, const char *name,
+static bt_status read_prompt(const struct bt_generate_check *check, const char *name,
                              uint32_t vocab_tokens, struct bt_openai_request *request) {
     const json_t *prompt = bt_openai_get(request->root, name);
     const json_t *first = json_array_get(prompt, 0);
     if (!prompt)
-        return bt_openai_refuse(check, BT_E_INVALID, name, "%s is missing", name);
+        return bt_generate_refuse(check, BT_E_INVALID, name, "%s is missing", name);
     if (json_is_string(first) || json_is_array(first)) {
         if (json_array_size(prompt) != 1)
-            return bt_openai_refuse(check, BT_E_UNSUPPORTED, name,
-                                    "%s has %zu prompts, one request may have 1", name,
-                                    json_array_size(prompt));
+            return bt_generate_refuse(check, BT_E_UNSUPPORTED, name,
+                                      "%s has %zu prompts, one request may have 1", name,
+                                      json_array_size(prompt));
         prompt = first;
     }
+    request->prompts = calloc(1, sizeof *request->prompts);
+    if (!request->prompts)
+        return bt_generate_refuse(check, BT_E_NO_MEMORY, name, "out of memory for a prompt");
+    request->generate.prompts = request->prompts;
+    request->generate.n_prompts = 1;
     if (json_is_string(prompt) && request->kind != BT_OPENAI_DETOKENIZE) {
-        request->text = (struct bt_slice){json_string_value(prompt), json_string_length(prompt)};
-        request->is_text = true;
+        request->prompts->text =
+            (struct bt_slice){json_string_value(prompt), json_string_length(prompt)};
+        request->prompts->is_text = true;
         return BT_OK;
     }
     if (!json_is_array(prompt))
-        return bt_openai_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name,
-                                request->kind == BT_OPENAI_DETOKENIZE
-                                    ? "a list of token ids"
-                                    : "a string or a list of token ids",
-                                bt_openai_type_name(prompt));
+        return bt_generate_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name,
+                                  request->kind == BT_OPENAI_DETOKENIZE
+                                      ? "a list of token ids"
+                                      : "a string or a list of token ids",
+                                  bt_openai_type_name(prompt));
     size_t n = json_array_size(prompt);
     if (!n && request->kind != BT_OPENAI_DETOKENIZE)
-        return bt_openai_refuse(check, BT_E_INVALID, name,
-                                "%s is empty, it must have at least one token", name);
-    request->tokens = malloc((n + !n) * sizeof *request->tokens);
-    if (!request->tokens)
-        return bt_openai_refuse(check, BT_E_NO_MEMORY, name, "out of memory for %zu tokens", n);
-    request->n_tokens = (uint32_t)n;
-    return read_ids(check, name, prompt, vocab_tokens, request->tokens);
+        return bt_generate_refuse(check, BT_E_INVALID, name,
+                                  "%s is empty, it must have at least one token", name);
+    request->ids = malloc((n + !n) * sizeof *request->ids);
+    if (!request->ids)
+        return bt_generate_refuse(check, BT_E_NO_MEMORY, name, "out of memory for %zu tokens", n);
+    request->prompts->ids = request->ids;
+    request->prompts->n_ids = (uint32_t)n;
+    return read_ids(check, name, prompt, vocab_tokens, request->ids);
 }
 
-static bt_status read_messages(const struct bt_openai_check *check, bool join_parts,
+static bt_status read_messages(const struct bt_generate_check *check, bool join_parts,
                                struct bt_openai_request *request) {
     json_t *messages = json_object_get(request->root, "messages");
     BT_TRY(bt_openai_messages_check(check, messages, join_parts));
-    request->messages = messages;
-    request->add_generation_prompt = true;
+    request->generate.messages = messages;
     BT_TRY(bt_openai_bool(check, request->root, "add_generation_prompt",
-                          &request->add_generation_prompt, NULL));
+                          &request->generate.add_generation_prompt, NULL));
     const json_t *vars = bt_openai_get(request->root, "chat_template_kwargs");
     if (vars && !json_is_object(vars))
-        return bt_openai_refuse(check, BT_E_INVALID, "chat_template_kwargs",
-                                "chat_template_kwargs must be an object, not %s",
-                                bt_openai_type_name(vars));
-    if (vars)
-        request->vars = json_incref((json_t *)vars);
+        return bt_generate_refuse(check, BT_E_INVALID, "chat_template_kwargs",
+                                  "chat_template_kwargs must be an object, not %s",
+                                  bt_openai_type_name(vars));
+    request->generate.vars = vars;
     return BT_OK;
 }
 
-static bt_status read_all(const struct bt_openai_check *check, uint32_t vocab_tokens,
+static bt_status read_all(const struct bt_generate_check *check, uint32_t vocab_tokens,
                           bool join_parts, struct bt_openai_request *request) {
     const json_t *root = request->root;
-    BT_TRY(bt_openai_string(check, root, "model", &request->model));
-    request->add_special_tokens = request->skip_special_tokens = true;
-    BT_TRY(bt_openai_bool(check, root, "add_special_tokens", &request->add_special_tokens, NULL));
+    BT_TRY(bt_openai_string(check, root, "model", &request->generate.model));
+    BT_TRY(bt_openai_bool(check, root, "add_special_tokens", &request->generate.add_special_tokens,
+                          NULL));
     if (request->kind == BT_OPENAI_CHAT || request->kind == BT_OPENAI_COMPLETION) {
         BT_TRY(check_unsupported(check, root));
         BT_TRY(read_sampling(check, vocab_tokens, request));
@@ -317,26 +327,27 @@ static bt_status read_all(const struct bt_openai_check *check, uint32_t vocab_to
 
 bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body,
                                   uint32_t vocab_tokens, bool join_parts,
-                                  struct bt_openai_request *request, struct bt_openai_fault *fault,
-                                  struct bt_error *err) {
-    const struct bt_openai_check check = {fault, err};
+                                  struct bt_openai_request *request,
+                                  struct bt_generate_fault *fault, struct bt_error *err) {
+    const struct bt_generate_check check = {fault, err};
     json_error_t why;
-    *fault = (struct bt_openai_fault){0};
+    *fault = (struct bt_generate_fault){0};
     *request = (struct bt_openai_request){.kind = kind};
+    bt_generate_request_init(&request->generate);
     bool utf8 = bt_utf8_is_valid(body.data, body.n_bytes);
     if (utf8)
         request->root =
             json_loadb(body.n_bytes ? body.data : "", body.n_bytes, JSON_REJECT_DUPLICATES, &why);
     bt_status status;
     if (!utf8)
-        status = bt_openai_refuse(&check, BT_E_INVALID, "", "the body is not valid UTF-8");
+        status = bt_generate_refuse(&check, BT_E_INVALID, "", "the body is not valid UTF-8");
     else if (!request->root)
-        status = bt_openai_refuse(&check, BT_E_INVALID, "", "the body is not JSON: %s (line %d)",
-                                  why.text, why.line);
+        status = bt_generate_refuse(&check, BT_E_INVALID, "", "the body is not JSON: %s (line %d)",
+                                    why.text, why.line);
     else if (!json_is_object(request->root))
         status =
-            bt_openai_refuse(&check, BT_E_INVALID, "", "the body must be a JSON object, not %s",
-                             bt_openai_type_name(request->root));
+            bt_generate_refuse(&check, BT_E_INVALID, "", "the body must be a JSON object, not %s",
+                               bt_openai_type_name(request->root));
     else
         status = read_all(&check, vocab_tokens, join_parts, request);
     if (status < 0)
@@ -345,8 +356,8 @@ bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body
 }
 
 void bt_openai_request_fini(struct bt_openai_request *request) {
-    free(request->tokens);
-    json_decref(request->vars);
+    free(request->prompts);
+    free(request->ids);
     json_decref(request->root);
     *request = (struct bt_openai_request){0};
 }

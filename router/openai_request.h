@@ -9,10 +9,7 @@
 #include <stdint.h>
 #include <jansson.h>
 
-#include "common/base/limits.h"
-#include "common/base/sampling.h"
-#include "common/base/status.h"
-#include "common/text/slice.h"
+#include "router/generate_request.h"
 
 enum bt_openai_kind {
     BT_OPENAI_CHAT,       /* /v1/chat/completions */
@@ -24,34 +21,16 @@ enum bt_openai_kind {
 enum {
     BT_OPENAI_COMPLETION_TOKENS = 16, /* max_tokens of a completion that gives none */
     BT_OPENAI_MAX_TOKENS = 1 << 24,   /* largest max_tokens taken */
-    BT_OPENAI_MODEL_BYTES = 256,
-};
-
-/* What stands in the error object beside the message. */
-struct bt_openai_fault {
-    char param[64];   /* name of the field; empty: none */
-    const char *code; /* static storage; NULL: none */
+    BT_OPENAI_MODEL_BYTES = 256,      /* longest name served, its NUL included */
 };
 
 struct bt_openai_request {
-    json_t *root; /* owns all that is borrowed below */
+    json_t *root;                       /* owns the strings and messages of `generate` */
+    struct bt_generate_prompt *prompts; /* owned, borrowed by it; NULL: a conversation */
+    int32_t *ids;                       /* owned: those of all prompts */
     enum bt_openai_kind kind;
-    const char *model;      /* NULL: not given */
-    const json_t *messages; /* chat: an array whose members are checked */
-    struct bt_slice text;   /* the prompt, where it is text */
-    int32_t *tokens;        /* the prompt, where it is ids; owned */
-    uint32_t n_tokens;
-    bool is_text;
-    json_t *vars; /* chat: further variables of the template, owned; NULL: none */
-    bool add_generation_prompt, add_special_tokens;
-
     bool stream, include_usage, continuous_usage, return_token_ids, return_logits_hash;
-    bool include_stop, skip_special_tokens;
-    size_t n_stops;
-    struct bt_slice stops[BT_STOP_STRINGS];
-    struct bt_sampling sampling;
-    bool max_tokens_given, seed_given;
-    char tenant[BT_NAME_BYTES]; /* cache_salt */
+    struct bt_generate_request generate;
 };
 
 /* vocab_tokens: ids must be below it. join_parts: the template does not read lists of content
@@ -59,6 +38,6 @@ struct bt_openai_request {
  * the value and the bound. On failure *request is left zeroed. */
 bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body,
                                   uint32_t vocab_tokens, bool join_parts,
-                                  struct bt_openai_request *request, struct bt_openai_fault *fault,
-                                  struct bt_error *err);
+                                  struct bt_openai_request *request,
+                                  struct bt_generate_fault *fault, struct bt_error *err);
 void bt_openai_request_fini(struct bt_openai_request *request);

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #include "common/text/text_model.h"
-#include "router/openai_request.h"
+#include "router/generate_request.h"
 
 struct bt_prompt {
     int32_t *tokens; /* owned; NULL where the request's own ids are used */
@@ -12,10 +12,10 @@ struct bt_prompt {
     uint32_t n_ids;
 };
 
-/* now_s: UNIX time for templates that ask. BT_E_INVALID, BT_E_TOO_LARGE, BT_E_UNSUPPORTED (the
- * model has no template), BT_E_NO_MEMORY. On failure *prompt is zeroed. */
+/* Prompt i of the request (0 for a conversation). now_s: UNIX time for templates that ask.
+ * BT_E_INVALID, BT_E_TOO_LARGE, BT_E_UNSUPPORTED (the model has no template), BT_E_NO_MEMORY. On
+ * failure *prompt is zeroed. */
 bt_status bt_prompt_make(const struct bt_text_model *text, struct bt_encode_scratch *scratch,
-                         const struct bt_openai_request *request, int64_t now_s,
-                         struct bt_prompt *prompt, struct bt_openai_fault *fault,
-                         struct bt_error *err);
+                         const struct bt_generate_request *request, uint32_t i, int64_t now_s,
+                         struct bt_prompt *prompt, const struct bt_generate_check *check);
 void bt_prompt_fini(struct bt_prompt *prompt);

@@ -51,7 +51,7 @@ int bt_router_run(const struct bt_router_options *options) {
         fflush(stdout);
         BT_INFO("serving \"%s\"", shell->model);
         bt_shell_run(shell);
-        code = shell->n_completions ? EXIT_AT_ONCE : EXIT_ENDED;
+        code = shell->n_completions || shell->n_calls ? EXIT_AT_ONCE : EXIT_ENDED;
     } else {
         fprintf(stderr, "baton router: %s\n", err.text);
     }

@@ -14,6 +14,7 @@
 #include "router/debug_pages.h"
 #include "router/metrics_export.h"
 #include "router/model_pages.h"
+#include "router/openai_handlers.h"
 
 enum {
     HEADER_BYTES_MAX = 65536,
@@ -54,7 +55,8 @@ static void arm_tick(struct bt_shell *shell) {
 }
 
 static void end_if_drained(struct bt_shell *shell) {
-    if (!shell->draining || shell->n_completions || bt_router_core_counters(shell->core)->live != 0)
+    if (!shell->draining || shell->n_calls || shell->n_completions ||
+        bt_router_core_counters(shell->core)->live != 0)
         return;
     const struct timeval wait = {0, LAST_BYTES_MS * 1000};
     event_base_loopexit(shell->base, &wait);
@@ -64,6 +66,7 @@ static void flush(struct bt_shell *shell) {
     shell->flush_pending = false;
     bt_sse_flush(&shell->sse, shell->now_us);
     bt_rpc_flush(shell->streams);
+    bt_openai_free_ended(shell);
     bt_completion_free_ended(shell);
     arm_tick(shell);
     end_if_drained(shell);
@@ -97,7 +100,8 @@ static void carry_out(struct bt_shell *shell, const struct bt_router_action *act
     case BT_ROUTER_END:
         bt_completion_end(action->req->user, action);
         break;
-    case BT_ROUTER_SCORES: /* no request asks for them yet */
+    case BT_ROUTER_SCORES:
+        bt_completion_scores(action->req->user, action);
         break;
     case BT_ROUTER_SEND:
         send_to_worker(shell, action);
@@ -117,7 +121,7 @@ void bt_shell_drain(struct bt_shell *shell) {
     do {
         while (bt_router_core_next(shell->core, &action))
             carry_out(shell, &action);
-    } while (bt_completion_tell_stops(shell));
+    } while (bt_completion_tell_core(shell));
     schedule_flush(shell);
 }
 
@@ -184,8 +188,8 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
 /* ---- start and end ---- */
 
 static const struct bt_http_route routes[] = {
-    {BT_HTTP_POST, "/v1/chat/completions", bt_completion_on_chat},
-    {BT_HTTP_POST, "/v1/completions", bt_completion_on_text},
+    {BT_HTTP_POST, "/v1/chat/completions", bt_openai_on_chat},
+    {BT_HTTP_POST, "/v1/completions", bt_openai_on_completion},
     {BT_HTTP_GET, "/v1/models", bt_model_on_list},
     {BT_HTTP_GET, "/v1/models/", bt_model_on_one},
     {BT_HTTP_POST, "/tokenize", bt_model_on_tokenize},
@@ -320,6 +324,7 @@ void bt_shell_run(struct bt_shell *shell) {
 void bt_shell_fini(struct bt_shell *shell) {
     struct event *events[] = {shell->rpc_event, shell->flush_event, shell->tick_event,
                               shell->term_event, shell->int_event};
+    bt_openai_free_all(shell);
     bt_completion_free_all(shell);
     bt_rpc_server_stop(shell->rpc);
     bt_http_server_destroy(shell->http);

@@ -19,6 +19,7 @@
 struct event;
 struct event_base;
 struct bt_completion;
+struct bt_openai_call;
 
 struct bt_shell {
     const struct bt_router_options *options;
@@ -35,9 +36,13 @@ struct bt_shell {
     uint64_t now_us;                   /* of this turn, monotonic */
     struct bt_sse_set sse;
     struct bt_completion *completions; /* all that are open */
-    struct bt_completion *stopping; /* a stop string matched: the core is told after its actions */
-    struct bt_completion *ended;    /* freed at the end of the turn */
+    struct bt_completion *telling;     /* choices of theirs are to end: the core is told after its
+                                          actions */
+    struct bt_completion *ended;       /* freed at the end of the turn */
     size_t n_completions;
+    struct bt_openai_call *calls;       /* all that are not answered yet */
+    struct bt_openai_call *ended_calls; /* freed at the end of the turn */
+    size_t n_calls;
     struct event *rpc_event, *flush_event, *tick_event, *term_event, *int_event;
     uint64_t tick_at_us; /* when tick_event is due */
     bool flush_pending, draining;

@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "router/prompt.h"
+
 /* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
 enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
 
@@ -90,9 +92,19 @@ static struct bt_sse *of(struct bt_request_sink *sink) {
     return (struct bt_sse *)(void *)sink;
 }
 
+static void begin(struct bt_request_sink *sink, const struct bt_sink_begin *given) {
+    struct bt_sse *sse = of(sink);
+    for (uint32_t p = 0; p < given->n_prompts; p++)
+        sse->answer->n_prompt += given->prompts[p].n_ids;
+}
+
 static bool is_full(const struct bt_request_sink *sink) {
     const struct bt_sse *sse = (const struct bt_sse *)(const void *)sink;
     return sse->out.n_bytes - sse->n_sent >= BT_SSE_FULL_BYTES;
+}
+
+static void scores(struct bt_request_sink *sink, const struct bt_scores *given) {
+    (void)sink, (void)given; /* no request asks for them yet */
 }
 
 static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
@@ -155,10 +167,11 @@ static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
     bt_text_buffer_fini(&body);
 }
 
-static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece, .end = end};
+static const struct bt_request_sink_ops ops = {
+    .begin = begin, .is_full = is_full, .scores = scores, .piece = piece, .end = end};
 
 void bt_sse_init(struct bt_sse *sse, struct bt_sse_set *set, struct bt_http_call *call,
-                 const struct bt_openai_answer *answer,
+                 struct bt_openai_answer *answer,
                  void (*on_event)(struct bt_sse *sse, enum bt_sse_event event)) {
     *sse = (struct bt_sse){.base = {&ops},
                            .set = set,

@@ -50,7 +50,7 @@ struct bt_sse {
     struct bt_request_sink base;
     struct bt_sse_set *set;
     struct bt_http_call *call; /* NULL once it has ended */
-    const struct bt_openai_answer *answer;
+    struct bt_openai_answer *answer;
     void (*on_event)(struct bt_sse *sse, enum bt_sse_event event);
     /* Adds members to the last event's object: a comma, then them. NULL: none. */
     void (*add_extra)(struct bt_sse *sse, struct bt_text_buffer *out);
@@ -66,7 +66,7 @@ struct bt_sse {
 };
 
 void bt_sse_init(struct bt_sse *sse, struct bt_sse_set *set, struct bt_http_call *call,
-                 const struct bt_openai_answer *answer,
+                 struct bt_openai_answer *answer,
                  void (*on_event)(struct bt_sse *sse, enum bt_sse_event event));
 /* Takes it out of all lists; the call is the caller's business. Accepts one that was not used. */
 void bt_sse_fini(struct bt_sse *sse);

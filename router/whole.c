@@ -5,8 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "router/prompt.h"
+
 static struct bt_whole *of(struct bt_request_sink *sink) {
     return (struct bt_whole *)(void *)sink;
+}
+
+static void begin(struct bt_request_sink *sink, const struct bt_sink_begin *given) {
+    struct bt_whole *whole = of(sink);
+    for (uint32_t p = 0; p < given->n_prompts; p++)
+        whole->answer->n_prompt += given->prompts[p].n_ids;
 }
 
 /* An answer is bounded by its max_tokens; it never waits for the client. */
@@ -29,6 +37,10 @@ static bool grow(struct bt_whole *whole) {
         return false;
     whole->capacity = capacity;
     return true;
+}
+
+static void scores(struct bt_request_sink *sink, const struct bt_scores *given) {
+    (void)sink, (void)given; /* no request asks for them yet */
 }
 
 static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
@@ -89,10 +101,11 @@ static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
     whole->on_done(whole);
 }
 
-static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece, .end = end};
+static const struct bt_request_sink_ops ops = {
+    .begin = begin, .is_full = is_full, .scores = scores, .piece = piece, .end = end};
 
 void bt_whole_init(struct bt_whole *whole, struct bt_http_call *call,
-                   const struct bt_openai_answer *answer, void (*on_done)(struct bt_whole *whole)) {
+                   struct bt_openai_answer *answer, void (*on_done)(struct bt_whole *whole)) {
     *whole = (struct bt_whole){.base = {&ops}, .call = call, .answer = answer, .on_done = on_done};
 }
 

@@ -11,7 +11,7 @@
 struct bt_whole {
     struct bt_request_sink base;
     struct bt_http_call *call; /* NULL once it has ended */
-    const struct bt_openai_answer *answer;
+    struct bt_openai_answer *answer;
     void (*on_done)(struct bt_whole *whole); /* answered, well or with an error */
     /* Adds members to the answer's object: a comma, then them. NULL: none. */
     void (*add_extra)(struct bt_whole *whole, struct bt_text_buffer *out);
@@ -24,5 +24,5 @@ struct bt_whole {
 };
 
 void bt_whole_init(struct bt_whole *whole, struct bt_http_call *call,
-                   const struct bt_openai_answer *answer, void (*on_done)(struct bt_whole *whole));
+                   struct bt_openai_answer *answer, void (*on_done)(struct bt_whole *whole));
 void bt_whole_fini(struct bt_whole *whole); /* the call is the caller's business */

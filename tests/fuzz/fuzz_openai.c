@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!size)
         return 0;
     struct bt_openai_request request;
-    struct bt_openai_fault fault;
+    struct bt_generate_fault fault;
     struct bt_error err = {.text = ""};
     const struct bt_slice body = {(const char *)data + 1, size - 1};
     bt_status status = bt_openai_request_parse((enum bt_openai_kind)(data[0] & 3), body, VOCAB,
@@ -24,12 +24,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             abort();
         return 0;
     }
-    for (uint32_t i = 0; i < request.n_tokens; i++)
-        if (request.tokens[i] < 0 || request.tokens[i] >= VOCAB)
+    for (uint32_t i = 0; request.prompts && i < request.prompts->n_ids; i++)
+        if (request.prompts->ids[i] < 0 || request.prompts->ids[i] >= VOCAB)
             abort();
-    const struct bt_sampling *s = &request.sampling;
+    const struct bt_sampling *s = &request.generate.sampling;
     if (!(s->temperature >= 0 && s->temperature <= 2) || s->n_stop_tokens > BT_STOP_TOKENS ||
-        request.n_stops > BT_STOP_STRINGS)
+        request.generate.n_stops > BT_STOP_STRINGS)
         abort();
     bt_openai_request_fini(&request);
     return 0;

@@ -10,7 +10,7 @@
 #include "router/generation.h"
 
 /* Ids 0 to 255 are the bytes, 256 ends a text. */
-enum { N_TOKENS = 257, PIECES = 256 };
+enum { N_TOKENS = 257, PIECES = 256, CHOICE = 3 };
 
 static struct bt_tokenizer *tok;
 
@@ -54,13 +54,11 @@ static int tear_down(void **state) {
 struct record {
     struct bt_request_sink base;
     size_t room; /* pieces until it is full */
-    size_t n_pieces, n_ends;
+    size_t n_pieces;
     char texts[PIECES][64];
     int32_t tokens[PIECES];
     enum bt_finish finish;
-    bt_status status;
-    char reason[64];
-    uint32_t n_generated;
+    float logprobs[PIECES];
 };
 
 static bool is_full(const struct bt_request_sink *sink) {
@@ -72,22 +70,15 @@ static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
     struct record *r = (struct record *)(void *)sink;
     assert_int_equal(given->index, r->n_pieces);
     assert_int_equal(r->finish, BT_FINISH_NONE);
-    assert_int_equal(r->n_ends, 0);
+    assert_int_equal(given->choice, CHOICE);
     snprintf(r->texts[r->n_pieces], sizeof r->texts[0], "%.*s", (int)given->text.n_bytes,
              given->text.data);
+    r->logprobs[r->n_pieces] = given->logprobs ? given->logprobs->logprob : 0;
     r->tokens[r->n_pieces++] = given->token;
     r->finish = given->finish;
 }
 
-static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
-    struct record *r = (struct record *)(void *)sink;
-    r->n_ends++;
-    r->status = given->status;
-    r->n_generated = given->n_generated;
-    snprintf(r->reason, sizeof r->reason, "%s", given->reason);
-}
-
-static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece, .end = end};
+static const struct bt_request_sink_ops ops = {.is_full = is_full, .piece = piece};
 
 static void begin(struct bt_generation *gen, struct record *r, const char *stop, bool include) {
     struct bt_stop_filter *stops = NULL;
@@ -98,13 +89,18 @@ static void begin(struct bt_generation *gen, struct record *r, const char *stop,
         assert_non_null(stops);
         assert_int_equal(bt_stop_filter_init(stops, &string, 1, include, NULL), BT_OK);
     }
-    bt_generation_init(gen, tok, true, stops, &r->base, 1);
+    bt_generation_init(gen, tok, true, stops, &r->base, CHOICE);
+}
+
+static bool emit(struct bt_generation *gen, int32_t token, enum bt_finish finish) {
+    const struct bt_emitted emitted = {.token = token, .finish = finish};
+    return bt_generation_emit(gen, &emitted);
 }
 
 static bool emit_text(struct bt_generation *gen, const char *text) {
     bool matched = false;
     for (; *text; text++)
-        matched = bt_generation_emit(gen, (uint8_t)*text, BT_FINISH_NONE, 0) || matched;
+        matched = emit(gen, (uint8_t)*text, BT_FINISH_NONE) || matched;
     return matched;
 }
 
@@ -126,13 +122,10 @@ static void one_piece_per_token(void **state) {
     assert_string_equal(r.texts[0], "a");
     assert_string_equal(r.texts[1], ""); /* half a character */
     assert_string_equal(r.texts[2], "\xc3\xa9");
-    assert_false(bt_generation_emit(&gen, 256, BT_FINISH_STOP, 0));
+    assert_false(emit(&gen, 256, BT_FINISH_STOP));
     assert_string_equal(r.texts[3], "");
     assert_int_equal(r.finish, BT_FINISH_STOP);
-    assert_int_equal(r.n_ends, 0);
-    bt_generation_end(&gen, BT_OK, "");
-    assert_int_equal(r.n_ends, 1);
-    assert_int_equal(r.n_generated, 4);
+    assert_int_equal(gen.n_generated, 4);
     bt_generation_fini(&gen);
 }
 
@@ -142,9 +135,8 @@ static void an_unfinished_character_is_shown_at_the_end(void **state) {
     struct record r;
     begin(&gen, &r, NULL, false);
     emit_text(&gen, "a");
-    bt_generation_emit(&gen, 0xc3, BT_FINISH_LENGTH, 0);
+    emit(&gen, 0xc3, BT_FINISH_LENGTH);
     assert_string_equal(all_text(&r), "a\xef\xbf\xbd");
-    bt_generation_end(&gen, BT_OK, "");
     bt_generation_fini(&gen);
 }
 
@@ -164,8 +156,7 @@ static void a_stop_string_ends_it(void **state) {
         /* What was on its way is dropped. */
         assert_false(emit_text(&gen, "more"));
         assert_int_equal(r.n_pieces, 7);
-        bt_generation_end(&gen, BT_OK, "");
-        assert_int_equal(r.n_generated, 7);
+        assert_int_equal(gen.n_generated, 7);
         bt_generation_fini(&gen);
     }
 }
@@ -176,7 +167,7 @@ static void a_beginning_of_a_stop_string_is_shown_at_the_end(void **state) {
     struct record r;
     begin(&gen, &r, "END", false);
     emit_text(&gen, "xE");
-    bt_generation_emit(&gen, 'N', BT_FINISH_LENGTH, 0);
+    emit(&gen, 'N', BT_FINISH_LENGTH);
     assert_string_equal(all_text(&r), "xEN");
     assert_int_equal(r.finish, BT_FINISH_LENGTH);
     bt_generation_fini(&gen);
@@ -188,7 +179,7 @@ static void a_stop_string_in_the_last_token(void **state) {
     struct bt_generation gen;
     struct record r;
     begin(&gen, &r, "D", false);
-    assert_false(bt_generation_emit(&gen, 'D', BT_FINISH_LENGTH, 0));
+    assert_false(emit(&gen, 'D', BT_FINISH_LENGTH));
     assert_int_equal(r.finish, BT_FINISH_STOP);
     assert_string_equal(all_text(&r), "");
     bt_generation_fini(&gen);
@@ -201,22 +192,18 @@ static void tokens_wait_for_a_full_sink(void **state) {
     begin(&gen, &r, NULL, false);
     r.room = 2;
     for (int i = 0; i < 200; i++)
-        bt_generation_emit(&gen, 'a' + i % 26, BT_FINISH_NONE, 0);
-    bt_generation_emit(&gen, '!', BT_FINISH_LENGTH, 0);
-    bt_generation_end(&gen, BT_OK, "");
+        emit(&gen, 'a' + i % 26, BT_FINISH_NONE);
+    emit(&gen, '!', BT_FINISH_LENGTH);
     assert_int_equal(r.n_pieces, 2);
-    assert_int_equal(r.n_ends, 0);
     r.room = 150;
     assert_false(bt_generation_resume(&gen));
     assert_int_equal(r.n_pieces, 150);
-    assert_int_equal(r.n_ends, 0);
     r.room = PIECES;
     assert_false(bt_generation_resume(&gen));
     assert_int_equal(r.n_pieces, 201);
     for (int i = 0; i < 200; i++)
         assert_int_equal(r.tokens[i], 'a' + i % 26);
     assert_int_equal(r.finish, BT_FINISH_LENGTH);
-    assert_int_equal(r.n_ends, 1);
     bt_generation_fini(&gen);
 }
 
@@ -232,27 +219,79 @@ static void a_stop_string_among_waiting_tokens(void **state) {
     assert_true(bt_generation_resume(&gen));
     assert_string_equal(all_text(&r), "ab");
     assert_int_equal(r.n_pieces, 5);
-    bt_generation_end(&gen, BT_OK, "");
-    assert_int_equal(r.n_ends, 1);
     bt_generation_fini(&gen);
 }
 
-static void a_failure_keeps_its_reason_until_it_is_told(void **state) {
+/* What is held keeps its logprobs, and each piece gets its own. */
+static void logprobs_wait_with_their_tokens(void **state) {
     (void)state;
     struct bt_generation gen;
     struct record r;
     begin(&gen, &r, NULL, false);
-    r.room = 0;
-    emit_text(&gen, "a");
-    char reason[] = "the deadline has passed";
-    bt_generation_end(&gen, BT_E_DEADLINE, reason);
-    memset(reason, 'x', sizeof reason - 1);
-    assert_int_equal(r.n_ends, 0);
-    r.room = PIECES;
+    r.room = 1;
+    for (int i = 0; i < 100; i++) {
+        const struct bt_logprobs logprobs = {.logprob = (float)-i};
+        const struct bt_emitted emitted = {.token = 'a', .logprobs = &logprobs};
+        bt_generation_emit(&gen, &emitted);
+    }
+    assert_int_equal(r.n_pieces, 1);
+    r.room = 60;
     bt_generation_resume(&gen);
-    assert_int_equal(r.n_ends, 1);
-    assert_int_equal(r.status, BT_E_DEADLINE);
-    assert_string_equal(r.reason, "the deadline has passed");
+    assert_int_equal(r.n_pieces, 60);
+    for (int i = 0; i < 60; i++)
+        assert_true(r.logprobs[i] == (float)-i);
+    bt_generation_fini(&gen); /* forty are held still */
+}
+
+static void tokens_wait_for_scores(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, NULL, false);
+    gen.waits = true;
+    emit_text(&gen, "ab");
+    assert_false(bt_generation_resume(&gen));
+    assert_int_equal(r.n_pieces, 0);
+    gen.waits = false;
+    bt_generation_resume(&gen);
+    assert_string_equal(all_text(&r), "ab");
+    bt_generation_fini(&gen);
+}
+
+/* Where nothing is to be generated, the one token that had to be only ends the choice. */
+static void a_prompt_alone_shows_no_token(void **state) {
+    (void)state;
+    for (int full = 0; full < 2; full++) {
+        struct bt_generation gen;
+        struct record r;
+        begin(&gen, &r, NULL, false);
+        gen.prompt_only = true;
+        r.room = !full;
+        assert_false(emit(&gen, 'x', BT_FINISH_LENGTH));
+        assert_int_equal(r.n_pieces, !full);
+        r.room = PIECES;
+        bt_generation_resume(&gen);
+        assert_int_equal(r.n_pieces, 1);
+        assert_int_equal(r.tokens[0], -1);
+        assert_string_equal(all_text(&r), "");
+        assert_int_equal(r.finish, BT_FINISH_LENGTH);
+        assert_int_equal(gen.n_generated, 0);
+        bt_generation_fini(&gen);
+    }
+}
+
+/* The client is gone: what comes still is dropped. */
+static void without_a_sink_nothing_is_kept(void **state) {
+    (void)state;
+    struct bt_generation gen;
+    struct record r;
+    begin(&gen, &r, "END", false);
+    r.room = 1;
+    emit_text(&gen, "ab");
+    gen.sink = NULL;
+    assert_false(emit_text(&gen, "END"));
+    assert_false(bt_generation_resume(&gen));
+    assert_int_equal(r.n_pieces, 1);
     bt_generation_fini(&gen);
 }
 
@@ -265,7 +304,10 @@ int main(void) {
         cmocka_unit_test(a_stop_string_in_the_last_token),
         cmocka_unit_test(tokens_wait_for_a_full_sink),
         cmocka_unit_test(a_stop_string_among_waiting_tokens),
-        cmocka_unit_test(a_failure_keeps_its_reason_until_it_is_told),
+        cmocka_unit_test(logprobs_wait_with_their_tokens),
+        cmocka_unit_test(tokens_wait_for_scores),
+        cmocka_unit_test(a_prompt_alone_shows_no_token),
+        cmocka_unit_test(without_a_sink_nothing_is_kept),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -12,7 +12,7 @@ enum { VOCAB = 100 };
 struct parsed {
     bt_status status;
     struct bt_openai_request request;
-    struct bt_openai_fault fault;
+    struct bt_generate_fault fault;
     struct bt_error err;
 };
 
@@ -38,16 +38,16 @@ static void defaults_of_a_completion(void **state) {
     (void)state;
     struct parsed p = parse(BT_OPENAI_COMPLETION, "{\"prompt\":\"hi\"}");
     assert_int_equal(p.status, BT_OK);
-    assert_true(p.request.is_text);
-    assert_memory_equal(p.request.text.data, "hi", 2);
-    assert_int_equal(p.request.sampling.max_tokens, 16);
-    assert_true(p.request.max_tokens_given);
-    assert_true(p.request.sampling.temperature == 1);
-    assert_true(p.request.sampling.top_p == 1);
-    assert_true(p.request.sampling.repetition_penalty == 1);
-    assert_false(p.request.seed_given);
+    assert_true(p.request.prompts->is_text);
+    assert_memory_equal(p.request.prompts->text.data, "hi", 2);
+    assert_int_equal(p.request.generate.sampling.max_tokens, 16);
+    assert_true(p.request.generate.max_tokens_given);
+    assert_true(p.request.generate.sampling.temperature == 1);
+    assert_true(p.request.generate.sampling.top_p == 1);
+    assert_true(p.request.generate.sampling.repetition_penalty == 1);
+    assert_false(p.request.generate.seed_given);
     assert_false(p.request.stream);
-    assert_true(p.request.skip_special_tokens);
+    assert_true(p.request.generate.skip_special_tokens);
     bt_openai_request_fini(&p.request);
 }
 
@@ -64,27 +64,29 @@ static void every_sampling_field(void **state) {
         "\"cache_salt\":\"me\",\"model\":\"m\",\"user\":\"ignored\",\"new_field\":[1]}");
     assert_int_equal(p.status, BT_OK);
     const struct bt_openai_request *r = &p.request;
-    assert_int_equal(r->n_tokens, 3);
-    assert_int_equal(r->tokens[2], 99);
-    assert_int_equal(r->sampling.max_tokens, 7);
-    assert_true(r->sampling.temperature == 0.5f);
-    assert_true(r->sampling.top_p == 0.9f);
-    assert_int_equal(r->sampling.top_k, 40);
-    assert_true(r->sampling.min_p == 0.1f);
-    assert_true(r->seed_given);
-    assert_true(r->sampling.seed == (uint64_t)-3);
-    assert_int_equal(r->n_stops, 2);
-    assert_int_equal(r->stops[1].n_bytes, 2);
-    assert_true(r->sampling.frequency_penalty == -2 && r->sampling.presence_penalty == 2);
-    assert_true(r->sampling.repetition_penalty == 1.5f);
-    assert_true(r->sampling.ignore_eos);
-    assert_int_equal(r->sampling.min_tokens, 3);
-    assert_int_equal(r->sampling.n_stop_tokens, 2);
-    assert_int_equal(r->sampling.stop_tokens[1], 5);
-    assert_true(r->return_token_ids && r->return_logits_hash && r->sampling.want_hash);
-    assert_true(r->stream && r->include_usage && r->include_stop && !r->skip_special_tokens);
-    assert_string_equal(r->tenant, "me");
-    assert_string_equal(r->model, "m");
+    assert_int_equal(r->prompts->n_ids, 3);
+    assert_int_equal(r->prompts->ids[2], 99);
+    assert_int_equal(r->generate.sampling.max_tokens, 7);
+    assert_true(r->generate.sampling.temperature == 0.5f);
+    assert_true(r->generate.sampling.top_p == 0.9f);
+    assert_int_equal(r->generate.sampling.top_k, 40);
+    assert_true(r->generate.sampling.min_p == 0.1f);
+    assert_true(r->generate.seed_given);
+    assert_true(r->generate.sampling.seed == (uint64_t)-3);
+    assert_int_equal(r->generate.n_stops, 2);
+    assert_int_equal(r->generate.stops[1].n_bytes, 2);
+    assert_true(r->generate.sampling.frequency_penalty == -2 &&
+                r->generate.sampling.presence_penalty == 2);
+    assert_true(r->generate.sampling.repetition_penalty == 1.5f);
+    assert_true(r->generate.sampling.ignore_eos);
+    assert_int_equal(r->generate.sampling.min_tokens, 3);
+    assert_int_equal(r->generate.sampling.n_stop_tokens, 2);
+    assert_int_equal(r->generate.sampling.stop_tokens[1], 5);
+    assert_true(r->return_token_ids && r->return_logits_hash && r->generate.sampling.want_hash);
+    assert_true(r->stream && r->include_usage && r->generate.include_stop &&
+                !r->generate.skip_special_tokens);
+    assert_string_equal(r->generate.tenant, "me");
+    assert_string_equal(r->generate.model, "m");
     bt_openai_request_fini(&p.request);
 }
 
@@ -96,9 +98,9 @@ static void null_is_absent(void **state) {
         "\"logprobs\":null,\"temperature\":null,\"stream\":null,\"stream_options\":null,\"n\":null,"
         "\"tools\":null,\"response_format\":null,\"seed\":null,\"logit_bias\":null}");
     assert_int_equal(p.status, BT_OK);
-    assert_false(p.request.max_tokens_given);
-    assert_false(p.request.seed_given);
-    assert_int_equal(json_array_size(p.request.messages), 1);
+    assert_false(p.request.generate.max_tokens_given);
+    assert_false(p.request.generate.seed_given);
+    assert_int_equal(json_array_size(p.request.generate.messages), 1);
     bt_openai_request_fini(&p.request);
 }
 
@@ -111,8 +113,8 @@ static void neutral_values_are_taken(void **state) {
               "\"response_format\":{\"type\":\"text\"},\"modalities\":[\"text\"],\"echo\":false,"
               "\"bad_words\":[],\"max_completion_tokens\":9,\"max_tokens\":5,\"top_k\":-1}");
     assert_int_equal(p.status, BT_OK);
-    assert_int_equal(p.request.sampling.max_tokens, 9);
-    assert_int_equal(p.request.sampling.top_k, 0);
+    assert_int_equal(p.request.generate.sampling.max_tokens, 9);
+    assert_int_equal(p.request.generate.sampling.top_k, 0);
     bt_openai_request_fini(&p.request);
 }
 
@@ -120,12 +122,12 @@ static void list_with_one_prompt(void **state) {
     (void)state;
     struct parsed p = parse(BT_OPENAI_COMPLETION, "{\"prompt\":[\"one\"]}");
     assert_int_equal(p.status, BT_OK);
-    assert_true(p.request.is_text);
+    assert_true(p.request.prompts->is_text);
     bt_openai_request_fini(&p.request);
     p = parse(BT_OPENAI_COMPLETION, "{\"prompt\":[[7,8]]}");
     assert_int_equal(p.status, BT_OK);
-    assert_int_equal(p.request.n_tokens, 2);
-    assert_int_equal(p.request.tokens[0], 7);
+    assert_int_equal(p.request.prompts->n_ids, 2);
+    assert_int_equal(p.request.prompts->ids[0], 7);
     bt_openai_request_fini(&p.request);
 }
 
@@ -135,14 +137,14 @@ static void text_parts_are_joined(void **state) {
                        "{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]}";
     struct parsed p = parse(BT_OPENAI_CHAT, body);
     assert_int_equal(p.status, BT_OK);
-    const json_t *message = json_array_get(p.request.messages, 0);
+    const json_t *message = json_array_get(p.request.generate.messages, 0);
     assert_string_equal(json_string_value(json_object_get(message, "content")), "a\nb");
     bt_openai_request_fini(&p.request);
     struct parsed q = {0};
     q.status = bt_openai_request_parse(BT_OPENAI_CHAT, (struct bt_slice){body, strlen(body)}, VOCAB,
                                        false, &q.request, &q.fault, &q.err);
     assert_int_equal(q.status, BT_OK);
-    message = json_array_get(q.request.messages, 0);
+    message = json_array_get(q.request.generate.messages, 0);
     assert_true(json_is_array(json_object_get(message, "content")));
     bt_openai_request_fini(&q.request);
 }
@@ -281,11 +283,11 @@ static void tokenize_and_detokenize(void **state) {
     bt_openai_request_fini(&p.request);
     p = parse(BT_OPENAI_TOKENIZE, CHAT("[{\"role\":\"user\",\"content\":\"x\"}]"));
     assert_int_equal(p.status, BT_OK);
-    assert_non_null(p.request.messages);
+    assert_non_null(p.request.generate.messages);
     bt_openai_request_fini(&p.request);
     p = parse(BT_OPENAI_DETOKENIZE, "{\"tokens\":[]}");
     assert_int_equal(p.status, BT_OK);
-    assert_int_equal(p.request.n_tokens, 0);
+    assert_int_equal(p.request.prompts->n_ids, 0);
     bt_openai_request_fini(&p.request);
     expect_refused(BT_OPENAI_DETOKENIZE, "{\"tokens\":\"x\"}", "tokens", "list of token ids");
     expect_refused(BT_OPENAI_DETOKENIZE, "{}", "tokens", "missing");
