@@ -19,7 +19,7 @@ struct bt_router_core;
 enum {
     BT_ROUTER_SLOTS = BT_MAX_WORKERS * 2, /* Attach streams; two while a worker redials */
     BT_ROUTER_TICK_MS = 50,               /* call tick at least this often */
-    BT_ROUTER_TOKEN_ROWS = 16384,         /* in one TOKENS message; more closes the stream */
+    BT_ROUTER_TOKEN_ROWS = 16384, /* in one TOKENS or SCORES message; more closes the stream */
     BT_ROUTER_REASON_BYTES = 192,
 };
 

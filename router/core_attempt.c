@@ -5,6 +5,7 @@
 
 #include "common/base/assert.h"
 #include "router/core_state.h"
+#include "router/followers.h"
 
 /* ---- the lists of a worker's requests ---- */
 
@@ -70,6 +71,7 @@ void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
     core->counters.placed[choice->why]++;
 
     open_part(core, req, choice->d, false);
+    req->prompt_d = workers[choice->d].incarnation;
     req->pages_asked = choice->pages;
     workers[choice->d].pages_asked += choice->pages;
     if (choice->p != BT_NO_WORKER) {
@@ -203,18 +205,27 @@ static uint64_t backoff_us(struct bt_router_core *core, const struct bt_request 
     return us / 2 + bt_core_draw(core).lo % (us / 2);
 }
 
+/* Those that wait for its cache have the same prompt: they are not tried either. */
+static void end_poisoned(struct bt_router_core *core, struct bt_request *req) {
+    const char *reason = bt_core_actions_reason(
+        &core->actions,
+        "%u workers died while this request was on them; it is not tried on another", req->deaths);
+    while (req->first_follower != BT_NO_REQUEST) {
+        core->counters.poisoned++;
+        bt_core_attempt_end(core, &core->requests[req->first_follower], BT_E_PEER_GONE,
+                            BT_FINISH_NONE, reason);
+    }
+    core->counters.poisoned++;
+    bt_core_attempt_end(core, req, BT_E_PEER_GONE, BT_FINISH_NONE, reason);
+}
+
 void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, enum bt_loss loss,
                           enum bt_end end) {
     bt_core_attempt_cancel(core, req);
     leave_attempt(core, req);
     count_loss(core, req, loss);
     if (req->deaths >= BT_DEATHS_MAX && loss == BT_LOSS_DEATH) {
-        core->counters.poisoned++;
-        bt_core_attempt_end(core, req, BT_E_PEER_GONE, BT_FINISH_NONE,
-                            bt_core_actions_reason(&core->actions,
-                                                   "%u workers died while this request was on them;"
-                                                   " it is not tried on another",
-                                                   req->deaths));
+        end_poisoned(core, req);
         return;
     }
     if (req->failures >= BT_FAILURES_MAX) {
@@ -253,20 +264,10 @@ static void put_record(struct bt_router_core *core, struct bt_request *req, bool
     bt_record_put(&core->records, &record, bt_core_sums(core));
 }
 
-static void finish(struct bt_router_core *core, struct bt_request *req, bt_status status,
-                   enum bt_finish finish_reason, const char *reason, bool served) {
+/* The client's part of the end: the record, the counters, END. */
+static void end_for_client(struct bt_router_core *core, struct bt_request *req, bt_status status,
+                           enum bt_finish finish_reason, const char *reason, bool served) {
     bool p_expected = served && req->p_open, d_expected = served && req->d_open;
-    if (served) {
-        bt_core_attempt_close_p(core, req);
-        bt_core_attempt_close_d(core, req);
-    } else {
-        bt_core_attempt_cancel(core, req);
-    }
-    leave_attempt(core, req);
-    if (req->state == BT_REQUEST_QUEUED)
-        req->queue_total_us += core->now_us - req->queued_us;
-    bt_request_heap_remove(&core->queue, req);
-    bt_request_heap_remove(&core->timers, req);
     req->status = status;
     req->finish = finish_reason;
     struct bt_router_counters *counters = &core->counters;
@@ -275,8 +276,17 @@ static void finish(struct bt_router_core *core, struct bt_request *req, bt_statu
         : status == BT_E_DEADLINE  ? &counters->ended_deadline
                                    : &counters->ended_failed);
     put_record(core, req, p_expected, d_expected);
-    bt_core_set_state(core, req, BT_REQUEST_ENDED);
     bt_core_actions_end(core, req, reason);
+}
+
+/* Nothing is left to do for it; followers that still wait go on without it. */
+static void leave_table(struct bt_router_core *core, struct bt_request *req) {
+    leave_attempt(core, req);
+    bt_request_heap_remove(&core->queue, req);
+    bt_request_heap_remove(&core->timers, req);
+    bt_core_set_state(core, req, BT_REQUEST_ENDED);
+    bt_followers_leave(core, req);
+    bt_followers_hand_over(core, req);
     req->live_next = core->first_ended;
     core->first_ended = bt_core_index(core, req);
     core->dispatch_due = true;
@@ -284,10 +294,26 @@ static void finish(struct bt_router_core *core, struct bt_request *req, bt_statu
 
 void bt_core_attempt_serve(struct bt_router_core *core, struct bt_request *req,
                            enum bt_finish finish_reason) {
-    finish(core, req, BT_OK, finish_reason, "", true);
+    end_for_client(core, req, BT_OK, finish_reason, "", true);
+    bt_core_attempt_close_p(core, req);
+    /* P gave the last token, and D will have the cache soon. */
+    if (req->first_follower != BT_NO_REQUEST && req->d_open && !req->from_d) {
+        leave_attempt(core, req);
+        bt_core_set_state(core, req, BT_REQUEST_SERVED);
+        return;
+    }
+    bt_core_attempt_close_d(core, req);
+    leave_table(core, req);
+}
+
+void bt_core_attempt_retire(struct bt_router_core *core, struct bt_request *req) {
+    bt_core_attempt_close_d(core, req);
+    leave_table(core, req);
 }
 
 void bt_core_attempt_end(struct bt_router_core *core, struct bt_request *req, bt_status status,
                          enum bt_finish finish_reason, const char *reason) {
-    finish(core, req, status, finish_reason, reason, false);
+    bt_core_attempt_cancel(core, req);
+    end_for_client(core, req, status, finish_reason, reason, false);
+    leave_table(core, req);
 }

@@ -115,7 +115,7 @@ bool bt_router_core_live(const struct bt_router_core *core, uint64_t now_us, uin
                          struct bt_request_record *out) {
     while (*cursor < core->n_touched) {
         const struct bt_request *req = &core->requests[(*cursor)++];
-        if (req->state == BT_REQUEST_FREE || req->state == BT_REQUEST_ENDED)
+        if (req->state == BT_REQUEST_FREE || req->state >= BT_REQUEST_SERVED)
             continue;
         bt_core_describe(core, req, out);
         uint64_t late_us = now_us > core->now_us ? now_us - core->now_us : 0;

@@ -8,8 +8,8 @@ static const char *pick(const char *const *names, unsigned n, unsigned i) {
 
 const char *bt_request_state_name(enum bt_request_state state) {
     static const char *const names[BT_REQUEST_STATE_COUNT] = {
-        "free",         "queued",    "reserving", "prefilling",
-        "transferring", "streaming", "asking",    "ended"};
+        "free",      "queued", "reserving", "prefilling", "transferring",
+        "streaming", "asking", "served",    "ended"};
     return pick(names, BT_REQUEST_STATE_COUNT, state);
 }
 

@@ -18,6 +18,7 @@ enum bt_request_state {
     BT_REQUEST_TRANSFERRING, /* token 0 came from P, the cache is still travelling */
     BT_REQUEST_STREAMING,    /* D has the cache and decodes */
     BT_REQUEST_ASKING,       /* P is lost: D was asked whether it has the cache */
+    BT_REQUEST_SERVED,       /* its client has had END; followers wait for the cache that D gets */
     BT_REQUEST_ENDED,        /* END is in the action ring; freed at the next event */
     BT_REQUEST_STATE_COUNT,
 };
@@ -63,7 +64,7 @@ struct bt_verdict {
     const char *advice; /* a sentence that says what would help; static storage, never NULL */
 };
 
-enum { BT_NO_WORKER = -1 };
+enum { BT_NO_WORKER = -1, BT_NO_REQUEST = UINT32_MAX };
 
 struct bt_request {
     uint64_t id; /* low 20 bits: slot in the core's table; the rest counts its uses. Never reused */
@@ -72,14 +73,25 @@ struct bt_request {
     uint32_t attempt; /* 0 before the first placement */
     struct bt_id ticket;
     char tenant[BT_NAME_BYTES];
-    struct bt_sampling sampling;
+    struct bt_sampling sampling; /* its bias is NULL: the entries are in the token store */
 
     /* Prompt and emitted tokens, in the core's token store. */
     uint32_t first_chunk, last_chunk;
     uint32_t n_tokens; /* prompt + emitted */
     uint32_t n_prompt;
-    uint32_t chunks_reserved; /* of the token budget, for all it may become */
-    uint32_t window;          /* tokens that came before their turn; 0 = none (fence.h) */
+    uint32_t first_bias, last_bias; /* chain of sampling.n_bias entries, two words each */
+    uint32_t chunks_reserved;       /* of the token budget, for all it may become */
+    uint32_t window;                /* tokens that came before their turn; 0 = none (fence.h) */
+
+    uint32_t n_scored; /* prompt tokens whose logprobs the client was given */
+
+    /* Requests of one prompt (followers.h). */
+    uint32_t leader;                   /* whose cache this one waits for, or BT_NO_REQUEST */
+    uint32_t first_follower;           /* those that wait for this one's */
+    uint32_t follow_next, follow_prev; /* in the leader's list */
+    struct bt_id prompt_d; /* incarnation of the D that has, or is to have, the prompt's cache: its
+                              own, before its first attempt its leader's; 0: not known */
+    uint64_t released_us;  /* when its leader's cache was there; 0: it followed nobody */
 
     /* Where this attempt runs. */
     int16_t p, d;           /* worker table index or BT_NO_WORKER */

@@ -91,7 +91,7 @@ static bool is_speaker(const struct sim *sim, const struct bt_router_core *core,
 
 void sim_check_speaker(struct sim *sim, int r, const struct bt_request *req) {
     /* Its last token has closed its parts; a lost one may have others by now. */
-    if (req->state == BT_REQUEST_ENDED || req->state < BT_REQUEST_TRANSFERRING)
+    if (req->state >= BT_REQUEST_SERVED || req->state < BT_REQUEST_TRANSFERRING)
         return;
     const struct bt_router_core *core = sim->nodes[r].router;
     if (!is_speaker(sim, core, req->p) && !is_speaker(sim, core, req->d))
@@ -156,7 +156,7 @@ void sim_check_cancel(struct sim *sim, int r, uint32_t slot, const struct bt_msg
                 seq->job->key.request == cancel->key.request &&
                 seq->job->key.attempt == cancel->key.attempt &&
                 bt_id_equal(seq->job->ticket, cancel->ticket) &&
-                client->req->state != BT_REQUEST_ENDED)
+                client->req->state < BT_REQUEST_SERVED)
                 sim_fail(sim, "P's death is D's to judge",
                          "%s cancels request %llu.%u, which %s has and decodes", sim->nodes[r].name,
                          (unsigned long long)cancel->key.request, cancel->key.attempt, d->name);
