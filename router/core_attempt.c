@@ -48,6 +48,12 @@ static void open_part(struct bt_router_core *core, struct bt_request *req, int w
     *(is_p ? &req->p_open : &req->d_open) = true;
 }
 
+/* A wait of a stream that was lost counts as its replay. */
+static void leave_queue(struct bt_router_core *core, struct bt_request *req) {
+    if (!req->lost_us)
+        req->queue_total_us += core->now_us - req->queued_us;
+}
+
 void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
                           const struct bt_placement_choice *choice) {
     struct bt_worker *workers = core->workers.workers;
@@ -58,8 +64,10 @@ void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
     req->p_end = 0;
     req->placement = choice->why;
     req->placed_us = core->now_us;
-    req->queue_total_us += core->now_us - req->queued_us;
+    leave_queue(core, req);
+    req->accepted_us = req->resumed_us = 0;
     req->p_stages = req->d_stages = (struct bt_stages){0};
+    req->p_reported = req->d_reported = false;
     req->p_name[0] = 0;
     if (req->retry_due) {
         req->retrying = true;
@@ -102,6 +110,8 @@ void bt_core_attempt_answered(struct bt_router_core *core, struct bt_request *re
     worker->pages_asked -= req->pages_asked;
     if (accepted)
         worker->pages_accepted += req->pages_asked;
+    if (accepted && !req->accepted_us)
+        req->accepted_us = core->now_us;
     req->pages_asked = 0;
     req->was_placed |= accepted;
 }
@@ -192,8 +202,24 @@ static void count_loss(struct bt_router_core *core, struct bt_request *req, enum
         req->preempted |= loss == BT_LOSS_PREEMPTED;
         req->moved |= loss != BT_LOSS_PREEMPTED;
     }
-    if (bt_core_next_index(req) && !req->lost_us)
-        req->lost_us = core->now_us;
+}
+
+/* What the lost attempt took, and what it was good for. */
+static void keep_spans(struct bt_router_core *core, struct bt_request *req) {
+    if (!bt_core_next_index(req)) {
+        req->wasted_us += core->now_us - req->placed_us;
+        return;
+    }
+    if (!req->resumed_us)
+        return; /* it was to continue a stream, and has not: that is one long replay */
+    if (req->attempt_first == 0) {
+        struct bt_record record;
+        bt_core_describe(core, core->now_us, req, &record);
+        bt_spans_of_start(&record.facts, &record.pub, req->start_us);
+        req->start_kept = true;
+    }
+    req->decoded_us += req->last_token_us - req->resumed_us;
+    req->lost_us = req->last_token_us;
 }
 
 static uint64_t backoff_us(struct bt_router_core *core, const struct bt_request *req) {
@@ -224,6 +250,7 @@ void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, e
     bt_core_attempt_cancel(core, req);
     leave_attempt(core, req);
     count_loss(core, req, loss);
+    keep_spans(core, req);
     if (req->deaths >= BT_DEATHS_MAX && loss == BT_LOSS_DEATH) {
         end_poisoned(core, req);
         return;
@@ -252,22 +279,29 @@ void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, e
 
 static void put_record(struct bt_router_core *core, struct bt_request *req, bool p_expected,
                        bool d_expected) {
-    struct bt_record record = {.ended_us = core->now_us,
-                               .attempt = req->attempt,
-                               .p_expected = p_expected,
-                               .d_expected = d_expected,
-                               .preempted = req->preempted,
-                               .alone = bt_core_live(core) <= 1};
-    bt_core_describe(core, req, &record.pub);
-    req->verdict = bt_verdict_of(&core->targets, &record.pub, req->preempted);
-    record.pub.verdict = req->verdict;
+    struct bt_record record;
+    bt_core_describe(core, core->now_us, req, &record);
+    record.ended_us = core->now_us;
+    record.p_expected = p_expected;
+    record.d_expected = d_expected;
+    record.alone = bt_core_live(core) <= 1;
+    bt_record_judge(&record, &core->targets);
+    req->verdict = record.pub.verdict;
     bt_record_put(&core->records, &record, bt_core_sums(core));
 }
 
 /* The client's part of the end: the record, the counters, END. */
 static void end_for_client(struct bt_router_core *core, struct bt_request *req, bt_status status,
                            enum bt_finish finish_reason, const char *reason, bool served) {
-    bool p_expected = served && req->p_open, d_expected = served && req->d_open;
+    bool p_expected = served && req->p_open;
+    bool d_expected = served && req->d_open && !req->d_reported;
+    if (req->state == BT_REQUEST_QUEUED) {
+        leave_queue(core, req);
+        req->queued_us = core->now_us;
+    }
+    if (req->lost_us)
+        req->replay_total_us += core->now_us - req->lost_us;
+    req->lost_us = 0;
     req->status = status;
     req->finish = finish_reason;
     struct bt_router_counters *counters = &core->counters;

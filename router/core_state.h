@@ -94,7 +94,7 @@ uint32_t bt_core_bias_words(const struct bt_sampling *sampling);
 /* Puts the request's next time in the heap. */
 void bt_core_arm(struct bt_router_core *core, struct bt_request *req);
 struct bt_id bt_core_draw(struct bt_router_core *core);
-/* All that is known of it, as a record. */
-void bt_core_describe(const struct bt_router_core *core, const struct bt_request *req,
-                      struct bt_request_record *out);
+/* All that is known of it at now_us, as a record; judging it is the caller's. */
+void bt_core_describe(const struct bt_router_core *core, uint64_t now_us,
+                      const struct bt_request *req, struct bt_record *out);
 struct bt_record_sums bt_core_sums(struct bt_router_core *core);

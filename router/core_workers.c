@@ -215,6 +215,10 @@ static void note_report(struct bt_router_core *core, struct bt_request *req,
     *(from_p ? &req->p_stages : &req->d_stages) = ended->stages;
     if (from_p)
         req->pages_cached_p = ended->pages_cached_p;
+    if (from_p)
+        req->p_reported = true;
+    else if (ended->reason == BT_END_DONE)
+        req->d_reported = true;
     if (ended->pages) {
         req->pages = ended->pages;
         req->pages_held = ended->pages_held;
@@ -254,6 +258,15 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
         bt_core_attempt_close_d(core, req);
     bt_lifecycle_event(core, req, bt_lifecycle_event_of_end(req->state, ended->reason, from_p),
                        (struct bt_life_cause){.end = ended->reason});
+}
+
+/* Its stages so far, before the tokens that they belong to: what the client is told with its last
+ * token is then known. */
+static void on_report(struct bt_router_core *core, uint32_t i, const struct bt_msg_ended *report) {
+    bool from_p = false;
+    struct bt_request *req = find_part(core, i, report->key, &from_p);
+    if (req)
+        note_report(core, req, report, from_p);
 }
 
 static void on_live(struct bt_router_core *core, uint32_t i, const struct bt_msg_live *live) {
@@ -316,6 +329,9 @@ static void on_message(struct bt_router_core *core, uint32_t slot, uint32_t i,
         break;
     case BT_MSG_ENDED:
         on_ended(core, i, &msg->ended);
+        break;
+    case BT_MSG_REPORT:
+        on_report(core, i, &msg->ended);
         break;
     default:
         close_slot(core, slot,

@@ -407,6 +407,8 @@ static void stamp(struct bt_router_core *core, struct bt_request *req) {
     else if (now_us - req->last_token_us > req->itl_max_us)
         req->itl_max_us = now_us - req->last_token_us;
     req->last_token_us = now_us;
+    if (!req->resumed_us)
+        req->resumed_us = now_us;
     if (req->lost_us) {
         req->replay_total_us += now_us - req->lost_us;
         req->lost_us = 0;
@@ -517,6 +519,8 @@ bool bt_lifecycle_token(struct bt_router_core *core, uint32_t worker, const stru
         return true;
     }
     req->was_placed = true;
+    if (token->index == 0 && bt_core_next_index(req) == 0)
+        req->first_from_d = from_d && req->placement == BT_PLACE_SPLIT;
     if (from_p)
         bt_core_attempt_computed(core, req);
 #if BT_MUTANT_token0_one_side

@@ -190,6 +190,26 @@ static void check_moves(struct sim *sim, const struct sim_node *node,
                  (unsigned long long)counters->submitted);
 }
 
+/* Where each request's time went adds up to all of it. */
+static void check_spans(struct sim *sim, const struct sim_node *node) {
+    struct bt_request_record record;
+    for (uint32_t i = 0; bt_router_core_record(node->router, sim->now_us, i, &record); i++) {
+        uint64_t all_us = 0, start_us = 0;
+        for (int s = 0; s < BT_SPAN_COUNT; s++) {
+            all_us += record.span_us[s];
+            start_us += record.start_us[s];
+        }
+        if (all_us != record.total_us ||
+            start_us != (record.ttft_us ? record.ttft_us : record.total_us))
+            sim_fail(
+                sim, "stages add up to the whole",
+                "%s: request %llu took %llu us, its stages %llu; %llu to the first token, %llu",
+                node->name, (unsigned long long)record.id, (unsigned long long)record.total_us,
+                (unsigned long long)all_us, (unsigned long long)record.ttft_us,
+                (unsigned long long)start_us);
+    }
+}
+
 void sim_check_rest(struct sim *sim) {
     sim_check_clients(sim);
     for (int n = 0; n < sim->n_nodes; n++) {
@@ -202,6 +222,7 @@ void sim_check_rest(struct sim *sim) {
                          node->name, (unsigned long long)counters->live,
                          (unsigned long long)counters->tokens_stored);
             check_moves(sim, node, counters);
+            check_spans(sim, node);
             continue;
         }
         if (node->role == SIM_PREFILL)
