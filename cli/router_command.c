@@ -6,7 +6,7 @@
 #include "router/core.h"
 #include "router/router_main.h"
 
-enum { OPTIONS = 25 };
+enum { OPTIONS = 40 };
 
 /* Answers how many rows it wrote. */
 static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
@@ -22,7 +22,28 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
         {"registry-listen", BT_OPTION_STRING, &o->registry_listen, "127.0.0.1:8400",
          .argument = "HOST:PORT", .help = "Where workers attach; port 0 lets the system choose."},
         {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
-         .help = "Allow workers from other machines although nothing is encrypted."},
+         .help = "Allow addresses that other machines reach although nothing is encrypted."},
+        {"http-tls-cert", BT_OPTION_STRING, &o->http_tls_cert, .argument = "FILE",
+         .help = "Serve HTTPS with this certificate and its chain (PEM); SIGHUP reads it again."},
+        {"http-tls-key", BT_OPTION_STRING, &o->http_tls_key, .argument = "FILE",
+         .help = "The key of --http-tls-cert (PEM)."},
+        {"api-key-file", BT_OPTION_STRING, &o->api_key_file, .argument = "FILE",
+         .help = "Ask clients for a key of this file (`baton keys --help`); SIGHUP reads it "
+                 "again."},
+        {"cors-origin", BT_OPTION_STRING, &o->cors_origin, .argument = "URL",
+         .help = "Let pages of this origin call from browsers; '*': of any."},
+        {"max-connections", BT_OPTION_U32, &o->connections_max, "16384", 16, 1u << 20,
+         .argument = "N",
+         .help = "HTTP connections open at once; silent ones make room for new ones."},
+        {"header-timeout-s", BT_OPTION_U32, &o->header_timeout_s, "20", 1, 3600, .argument = "S",
+         .help = "A request's head must be there in so long; its body in so long and 1 s more for "
+                 "each 64 KiB."},
+        {"receive-memory", BT_OPTION_BYTES, &o->receive_bytes_max, "64m", 2048, 1ull << 40,
+         .argument = "BYTES",
+         .help = "What all HTTP requests that are still coming in may hold; past it the slowest "
+                 "is refused."},
+        {"sse-keepalive-s", BT_OPTION_U32, &o->sse_keepalive_s, "15", 0, 3600, .argument = "S",
+         .help = "A stream that waits for its first token sends a comment this often; 0: never."},
         {"disaggregate", BT_OPTION_CHOICE, &o->disaggregate, "auto",
          .choices = {"auto", "always", "never"}, .argument = "MODE",
          .help = "Where prompts are computed: on prefill workers always, on decode workers "

@@ -144,14 +144,15 @@ void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct
                                                   .hash = commit->logits_hash});
 }
 
-static struct bt_msg_ended report_of(const struct bt_decode_seq *seq, enum bt_end reason) {
+static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
+                     enum bt_end reason) {
     const struct bt_job *job = seq->job;
     struct bt_msg_ended end = {
         .reason = reason,
         .pages = seq->n_pages_prompt,
         .pages_held = seq->n_pages_held,
         .kv_bytes = seq->kv_bytes,
-        .stages = {.steps = seq->n_steps, .batch_rows = seq->batch_rows},
+        .stages = {.steps = seq->n_steps},
     };
     if (seq->granted_us && seq->joined_us)
         end.stages.transfer_us = seq->joined_us - seq->granted_us;
@@ -163,19 +164,6 @@ static struct bt_msg_ended report_of(const struct bt_decode_seq *seq, enum bt_en
         end.stages.join_us = seq->first_step_us - seq->joined_us;
     if (seq->first_step_us)
         end.stages.decode_us = seq->last_step_us - seq->first_step_us;
-    return end;
-}
-
-void bt_decode_report(struct bt_decode_core *core, struct bt_decode_seq *seq, enum bt_end reason) {
-    struct bt_msg_ended report = report_of(seq, reason);
-    bt_ledger_report(core->ledger, seq->job, &report);
-}
-
-static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
-                     enum bt_end reason) {
-    struct bt_msg_ended end = report_of(seq, reason);
-    if (reason == BT_END_DONE)
-        bt_decode_report(core, seq, reason);
     bt_ledger_end(core->ledger, now_us, seq->job, &end);
 }
 

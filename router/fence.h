@@ -21,8 +21,7 @@ struct bt_fence_row {
     int32_t token;
     enum bt_finish finish;
     uint64_t hash;
-    bool from_p, has_logprobs;
-    struct bt_logprobs logprobs;
+    bool from_p;
 };
 
 struct bt_fence {

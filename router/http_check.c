@@ -1,15 +1,13 @@
-/* The strictness that libevent's HTTP parser lacks. */
+/* The strictness that keeps two parsers in agreement. */
 #include "router/http_check.h"
 
-#include <stdbool.h>
 #include <string.h>
 #include <strings.h>
 
-/* A token of RFC 9110, 5.6.2. */
-static bool is_token(const char *name) {
-    if (!*name)
+bool bt_http_is_token(const char *text) {
+    if (!*text)
         return false;
-    for (const char *p = name; *p; p++) {
+    for (const char *p = text; *p; p++) {
         unsigned char c = (unsigned char)*p;
         bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
         if (!letter && !strchr("!#$%&'*+-.^_`|~", c))
@@ -36,7 +34,7 @@ bt_status bt_http_check_headers(const struct bt_http_header *headers, size_t n_h
     size_t n_lengths = 0, n_encodings = 0, n_hosts = 0;
     for (size_t i = 0; i < n_headers; i++) {
         const char *name = headers[i].name, *value = headers[i].value;
-        if (!is_token(name))
+        if (!bt_http_is_token(name))
             return bt_fail(err, BT_E_INVALID,
                            "header name \"%.40s\" has a character that no name may have", name);
         if (!is_value(value))

@@ -1,10 +1,11 @@
 /* Refuses HTTP requests that two parsers could read in two ways.
  *
- * libevent's parser is lenient: of two Content-Lengths the first wins, "+3" is a length, an unknown
- * Transfer-Encoding is ignored and the body is read as the next request. Behind another proxy each
- * of these lets one client's bytes become another client's request (RFC 9112, 11.2), so all of them
+ * Lenient parsers take the first of two Content-Lengths, read "+3" as a length, or ignore an
+ * unknown Transfer-Encoding and read the body as the next request. Behind another proxy each of
+ * these lets one client's bytes become another client's request (RFC 9112, 11.2), so all of them
  * are refused here and the connection is closed. Pure. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "common/base/status.h"
@@ -17,3 +18,5 @@ struct bt_http_header {
  * BT_E_INVALID names the header. */
 bt_status bt_http_check_headers(const struct bt_http_header *headers, size_t n_headers, int version,
                                 struct bt_error *err);
+/* A token of RFC 9110, 5.6.2: what a name or a method may be. */
+bool bt_http_is_token(const char *text);

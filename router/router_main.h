@@ -12,8 +12,14 @@ struct bt_router_options {
     const char *host;            /* HTTP */
     uint32_t port;               /* 0: chosen by the system */
     const char *registry_listen; /* "host:port" where workers attach */
-    bool insecure;               /* allow another registry address than loopback */
-    uint32_t disaggregate;       /* enum bt_disaggregate */
+    bool insecure;               /* allow other addresses than loopback without encryption */
+    const char *http_tls_cert, *http_tls_key; /* PEM files of the public doors, or NULL */
+    const char *api_key_file;                 /* api_keys.h; NULL: no key is asked for */
+    const char *cors_origin;                  /* whose pages may call, "*", or NULL */
+    uint32_t connections_max, header_timeout_s;
+    uint64_t receive_bytes_max; /* of HTTP requests still coming in */
+    uint32_t sse_keepalive_s;   /* 0: off */
+    uint32_t disaggregate;      /* enum bt_disaggregate */
     uint32_t max_requests, max_queued;
     uint32_t deadline_ms, queue_ms;
     uint32_t prefix_blocks;  /* known to be cached on workers; rounded up to a power of two */

@@ -11,14 +11,10 @@
 #include "common/base/address.h"
 #include "common/base/clock.h"
 #include "router/completion.h"
-#include "router/debug_pages.h"
-#include "router/metrics_export.h"
-#include "router/model_pages.h"
+#include "router/http_door.h"
 #include "router/openai_handlers.h"
 
 enum {
-    HEADER_BYTES_MAX = 65536,
-    IDLE_S = 75,
     LAST_BYTES_MS = 100, /* a drained router gives the last answers this long to leave */
 };
 
@@ -185,23 +181,12 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
     bt_shell_drain(shell);
 }
 
-/* ---- start and end ---- */
+static void on_hangup(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    bt_http_door_reload(arg);
+}
 
-static const struct bt_http_route routes[] = {
-    {BT_HTTP_POST, "/v1/chat/completions", bt_openai_on_chat},
-    {BT_HTTP_POST, "/v1/completions", bt_openai_on_completion},
-    {BT_HTTP_GET, "/v1/models", bt_model_on_list},
-    {BT_HTTP_GET, "/v1/models/", bt_model_on_one},
-    {BT_HTTP_POST, "/tokenize", bt_model_on_tokenize},
-    {BT_HTTP_POST, "/detokenize", bt_model_on_detokenize},
-    {BT_HTTP_GET, "/health", bt_model_on_health},
-    {BT_HTTP_GET, "/ready", bt_model_on_ready},
-    {BT_HTTP_GET, "/version", bt_model_on_version},
-    {BT_HTTP_GET, "/metrics", bt_metrics_on_page},
-    {BT_HTTP_GET, "/debug/requests", bt_debug_on_requests},
-    {BT_HTTP_GET, "/debug/workers", bt_debug_on_workers},
-    {BT_HTTP_POST, "/debug/flush", bt_debug_on_flush},
-};
+/* ---- start and end ---- */
 
 static bt_status open_text(struct bt_shell *shell, struct bt_error *err) {
     const struct bt_router_options *options = shell->options;
@@ -266,8 +251,10 @@ static bt_status create_events(struct bt_shell *shell, struct bt_error *err) {
     shell->tick_event = evtimer_new(shell->base, on_tick, shell);
     shell->term_event = evsignal_new(shell->base, SIGTERM, on_signal, shell);
     shell->int_event = evsignal_new(shell->base, SIGINT, on_signal, shell);
+    shell->hangup_event = evsignal_new(shell->base, SIGHUP, on_hangup, shell);
     if (!shell->flush_event || !shell->tick_event || !shell->term_event || !shell->int_event ||
-        event_add(shell->term_event, NULL) != 0 || event_add(shell->int_event, NULL) != 0)
+        !shell->hangup_event || event_add(shell->term_event, NULL) != 0 ||
+        event_add(shell->int_event, NULL) != 0 || event_add(shell->hangup_event, NULL) != 0)
         return bt_fail(err, BT_E_NO_MEMORY, "cannot make the loop's events");
     return BT_OK;
 }
@@ -281,17 +268,7 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
                        "registry-listen \"%s\" is not a loopback address and nothing is encrypted: "
                        "give --insecure to allow it",
                        o->registry_listen);
-    const struct bt_http_server_config http = {
-        .host = o->host,
-        .port = (uint16_t)o->port,
-        .header_bytes_max = HEADER_BYTES_MAX,
-        .body_bytes_max = (size_t)o->body_bytes_max,
-        .idle_s = IDLE_S,
-        .routes = routes,
-        .n_routes = sizeof routes / sizeof routes[0],
-        .arg = shell,
-    };
-    BT_TRY(bt_http_server_start(shell->base, &http, &shell->http, err));
+    BT_TRY(bt_http_door_open(shell, err));
     const struct bt_rpc_server_config rpc = {.listen = o->registry_listen,
                                              .max_streams = BT_ROUTER_SLOTS};
     BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
@@ -322,12 +299,12 @@ void bt_shell_run(struct bt_shell *shell) {
 }
 
 void bt_shell_fini(struct bt_shell *shell) {
-    struct event *events[] = {shell->rpc_event, shell->flush_event, shell->tick_event,
-                              shell->term_event, shell->int_event};
+    struct event *events[] = {shell->rpc_event,  shell->flush_event, shell->tick_event,
+                              shell->term_event, shell->int_event,   shell->hangup_event};
     bt_openai_free_all(shell);
     bt_completion_free_all(shell);
     bt_rpc_server_stop(shell->rpc);
-    bt_http_server_destroy(shell->http);
+    bt_http_door_close(shell);
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);

@@ -19,6 +19,7 @@
 struct event;
 struct event_base;
 struct bt_completion;
+struct bt_tls;
 struct bt_openai_call;
 
 struct bt_shell {
@@ -28,6 +29,8 @@ struct bt_shell {
     struct bt_rpc_server *rpc;
     struct bt_rpc_streams *streams;
     struct bt_http_server *http;
+    struct bt_api_keys *keys;  /* of both public doors; NULL: none is asked for */
+    struct bt_tls *public_tls; /* of both public doors; NULL: plain */
     struct bt_text_model text;
     struct bt_encode_scratch *scratch;
     struct bt_openai_skeletons skeletons;
@@ -43,7 +46,7 @@ struct bt_shell {
     struct bt_openai_call *calls;       /* all that are not answered yet */
     struct bt_openai_call *ended_calls; /* freed at the end of the turn */
     size_t n_calls;
-    struct event *rpc_event, *flush_event, *tick_event, *term_event, *int_event;
+    struct event *rpc_event, *flush_event, *tick_event, *term_event, *int_event, *hangup_event;
     uint64_t tick_at_us; /* when tick_event is due */
     bool flush_pending, draining;
     struct bt_histogram ttft, itl;

@@ -1,9 +1,6 @@
 /* Server-sent events on a connection: collected per turn of the loop, one send per stream. */
 #include "router/sse.h"
 
-#include <inttypes.h>
-#include <stdio.h>
-
 #include "router/prompt.h"
 
 /* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
@@ -49,15 +46,9 @@ static void touch(struct bt_sse *sse) {
 
 static void start(struct bt_sse *sse) {
     sse->started = true;
-    bt_text_buffer_add_literal(&sse->out, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-                                          "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
-                                          "X-Request-Id: ");
-    bt_text_buffer_add_hex64(&sse->out, sse->answer->id);
-    if (sse->chunked)
-        bt_text_buffer_add_literal(&sse->out, "\r\nTransfer-Encoding: chunked");
-    if (bt_http_call_closes(sse->call))
-        bt_text_buffer_add_literal(&sse->out, "\r\nConnection: close");
-    bt_text_buffer_add_literal(&sse->out, "\r\n\r\n");
+    bt_http_call_set_id(sse->call, sse->answer->id);
+    bt_http_call_write_head(sse->call, &sse->out, 200, "text/event-stream",
+                            "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n");
 }
 
 static void open_chunk(struct bt_sse *sse) {
@@ -148,13 +139,12 @@ static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
     bt_openai_write_error(&body, code, given->reason, NULL, NULL);
     if (!sse->started) {
         struct bt_http_call *call = sse->call;
-        char extra[80];
-        snprintf(extra, sizeof extra, "X-Request-Id: %016" PRIx64 "\r\n%s", sse->answer->id,
-                 code == 429 || code == 503 ? "Retry-After: 1\r\n" : "");
         sse->call = NULL;
         sse->replied = true;
+        bt_http_call_set_id(call, sse->answer->id);
         bt_http_call_reply(call, code, "application/json",
-                           (struct bt_slice){body.data, body.n_bytes}, extra);
+                           (struct bt_slice){body.data, body.n_bytes},
+                           code == 429 || code == 503 ? "Retry-After: 1\r\n" : NULL);
     } else {
         /* A cut answer must not look whole: no [DONE], no last chunk. */
         sse->cut_at_end = true;

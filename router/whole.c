@@ -1,8 +1,6 @@
 /* Collects an answer and sends it as one JSON object. */
 #include "router/whole.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "router/prompt.h"
@@ -90,13 +88,11 @@ static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
     if (code != 200)
         bt_openai_write_error(&body, code, *given->reason ? given->reason : "out of memory", NULL,
                               NULL);
-    char extra[80];
-    snprintf(extra, sizeof extra, "X-Request-Id: %016" PRIx64 "\r\n%s", whole->answer->id,
-             code == 429 || code == 503 ? "Retry-After: 1\r\n" : "");
     struct bt_http_call *call = whole->call;
     whole->call = NULL;
+    bt_http_call_set_id(call, whole->answer->id);
     bt_http_call_reply(call, code, "application/json", (struct bt_slice){body.data, body.n_bytes},
-                       extra);
+                       code == 429 || code == 503 ? "Retry-After: 1\r\n" : NULL);
     bt_text_buffer_fini(&body);
     whole->on_done(whole);
 }

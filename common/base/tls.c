@@ -15,6 +15,7 @@ enum { FILE_BYTES_MAX = 1 << 20 };
 
 /* AES-128 first: of the three it moves the most bytes a second, and a peer can still choose. */
 #define CIPHERS "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+#define CIPHERS_1_2 "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 /* ---- files ---- */
 
@@ -159,9 +160,11 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *n_out,
 
 static bt_status make_ctx(const struct bt_tls_config *config, SSL_CTX **out, struct bt_error *err) {
     SSL_CTX *ctx = *out = SSL_CTX_new(TLS_method());
-    if (!ctx || !SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) ||
-        !SSL_CTX_set_ciphersuites(ctx, CIPHERS))
+    int oldest = config->takes_1_2 ? TLS1_2_VERSION : TLS1_3_VERSION;
+    if (!ctx || !SSL_CTX_set_min_proto_version(ctx, oldest) ||
+        !SSL_CTX_set_ciphersuites(ctx, CIPHERS) || !SSL_CTX_set_cipher_list(ctx, CIPHERS_1_2))
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for TLS");
+    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     /* No session is resumed: each connection shows its certificate anew. */
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);

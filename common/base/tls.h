@@ -24,6 +24,7 @@ struct bt_tls_config {
     const char *ca;   /* PEM file of the CAs whose certificates peers must show; NULL: a server at
                          a public door, whose clients show none */
     uint32_t role;    /* which our certificate must name; 0: not looked at (a public door) */
+    bool takes_1_2;   /* a server at a public door: TLS 1.2 too, for older clients */
     const char *alpn; /* server: chosen where the client offers it, such as "http/1.1"; or NULL */
 };
 
