@@ -85,7 +85,7 @@ static bt_status create_parts(struct bt_decode_core *core, struct bt_error *err)
         bt_ledger_create(&(struct bt_ledger_config){.join = config->join, .max_jobs = core->n_seqs},
                          &core->ledger, err));
     BT_TRY(bt_batch_init(&core->batch, max_seqs + config->chunk_tokens, max_seqs, 0,
-                         config->n_layers, err));
+                         config->chunk_tokens, config->n_layers, err));
     core->seqs = calloc(core->n_seqs, sizeof *core->seqs);
     core->pages = calloc((size_t)core->n_seqs * core->max_pages, sizeof *core->pages);
     core->census = calloc(config->n_pages, sizeof *core->census);

@@ -86,8 +86,8 @@ static bt_status create_parts(struct bt_prefill_core *core, struct bt_error *err
     /* Each sequence of a step can complete one page more than its rows fill. */
     uint32_t max_seqs = config->join.max_seqs;
     BT_TRY(bt_batch_init(&core->batch, config->chunk_tokens, max_seqs,
-                         config->chunk_tokens / BT_PAGE_TOKENS + 2 * max_seqs + 1, config->n_layers,
-                         err));
+                         config->chunk_tokens / BT_PAGE_TOKENS + 2 * max_seqs + 1, 0,
+                         config->n_layers, err));
     core->seqs = calloc(core->n_seqs, sizeof *core->seqs);
     core->pages = calloc((size_t)core->n_seqs * core->max_pages, sizeof *core->pages);
     core->census = calloc(config->n_pages, sizeof *core->census);

@@ -10,13 +10,17 @@
 
 struct bt_batch {
     struct bt_step step; /* what is posted; borrowed by the engine until its result */
-    uint32_t max_rows, max_seqs, max_sums, n_layers;
+    uint32_t max_rows, max_seqs, max_sums, max_scores, n_layers;
     int32_t *tokens;
+    struct bt_logprobs *scores; /* [max_scores] */
+    uint32_t n_scores;
 };
 
-/* max_sums: pages of one step whose sums may be wanted, over all sequences. */
+/* max_sums: pages of one step whose sums may be wanted, over all sequences; max_scores: rows that
+ * may be scored, as many. */
 bt_status bt_batch_init(struct bt_batch *batch, uint32_t max_rows, uint32_t max_seqs,
-                        uint32_t max_sums, uint32_t n_layers, struct bt_error *err);
+                        uint32_t max_sums, uint32_t max_scores, uint32_t n_layers,
+                        struct bt_error *err);
 void bt_batch_fini(struct bt_batch *batch); /* accepts a zeroed one */
 
 /* Empties it; the step gets the next number. */
@@ -32,6 +36,8 @@ struct bt_batch_part {
     uint32_t position, n_rows; /* run tokens [position .. + n_rows) */
     const uint32_t *pages;
     uint32_t first_sum, n_sums; /* pages whose sums are wanted */
+    uint32_t n_scores;          /* logprobs of tokens [position + 1 .. + n_scores) are wanted */
+    uint8_t score_top;          /* likeliest tokens with each */
     bool sample;                /* position + n_rows == n_tokens */
     const struct bt_sampling *sampling;
 };

@@ -10,6 +10,7 @@
 #include "common/base/page.h"
 #include "common/device/device.h"
 #include "common/engine/forward_state.h"
+#include "common/engine/logprobs.h"
 
 enum bt_cache_type bt_forward_cache_type(enum bt_profile profile) {
     return profile == BT_PROFILE_EXACT ? BT_CACHE_F32 : BT_CACHE_BF16;
@@ -77,6 +78,8 @@ static void carve_buffers(struct bt_forward *f, struct carver *c) {
     f->page_jobs = carve(c, rows * sizeof *f->page_jobs);
     f->queries = carve(c, rows * sizeof *f->queries);
     f->sampled_seqs = carve(c, f->p.max_seqs * sizeof *f->sampled_seqs);
+    f->sampled_rows = carve(c, f->p.max_seqs * sizeof *f->sampled_rows);
+    f->scores = carve(c, rows * sizeof *f->scores);
     f->logit_rows = carve(c, f->p.max_seqs * sizeof *f->logit_rows);
 }
 
@@ -179,13 +182,28 @@ static void cut_into_pages(struct bt_forward *f, uint32_t i) {
     }
 }
 
+/* Where the logits of a sequence will be wanted. */
+static void note_wanted_rows(struct bt_forward *f, uint32_t i) {
+    const struct bt_step_seq *seq = &f->step->seqs[i];
+    BT_ASSERT(seq->n_scores <= seq->n_rows && seq->score_top <= BT_TOP_LOGPROBS);
+    if (seq->sample) {
+        f->sampled_rows[f->n_sampled] = seq->first_row + seq->n_rows - 1;
+        f->sampled_seqs[f->n_sampled++] = i;
+    }
+    for (uint32_t k = 0; k < seq->n_scores; k++) {
+        BT_ASSERT(seq->next[k] >= 0 && (uint32_t)seq->next[k] < f->shape.n_vocab);
+        f->scores[f->n_scores++] =
+            (struct bt_score_job){.seq = i, .index = k, .row = seq->first_row + k};
+    }
+}
+
 /* Checks what the cores promise, and cuts the step into jobs. */
 static void begin(struct bt_forward *f, const struct bt_step *step) {
     BT_ASSERT(step->n_rows >= 1 && step->n_rows <= f->p.max_rows);
     BT_ASSERT(step->n_seqs >= 1 && step->n_seqs <= f->p.max_seqs);
     f->step = step;
     f->n_rows = step->n_rows;
-    f->n_page_jobs = f->n_queries = f->n_sampled = f->n_logits = 0;
+    f->n_page_jobs = f->n_queries = f->n_sampled = f->n_scores = f->n_logits = 0;
     uint32_t row = 0;
     for (uint32_t i = 0; i < step->n_seqs; i++) {
         const struct bt_step_seq *seq = &step->seqs[i];
@@ -197,8 +215,7 @@ static void begin(struct bt_forward *f, const struct bt_step *step) {
         cut_into_pages(f, i);
         f->queries[f->n_queries++] =
             (struct bt_query){i, seq->first_row, seq->first_row, seq->n_rows, seq->position};
-        if (seq->sample)
-            f->sampled_seqs[f->n_sampled++] = i;
+        note_wanted_rows(f, i);
     }
     BT_ASSERT(row == step->n_rows);
     for (uint32_t i = 0; i < step->n_rows; i++)
@@ -212,20 +229,53 @@ static void sample(void *arg, uint32_t task, uint32_t thread) {
                                               f->logits + (size_t)task * f->shape.n_vocab);
 }
 
+static void sample_all(struct bt_forward *f) {
+    for (uint32_t i = 0; i < f->n_sampled; i++)
+        f->logit_rows[i] = f->sampled_rows[i];
+    f->n_logits = f->n_sampled;
+    bt_forward_head(f);
+    bt_device_run(f->p.device, f->n_sampled, sample, f);
+}
+
+static void score(void *arg, uint32_t task, uint32_t thread) {
+    (void)thread;
+    struct bt_forward *f = arg;
+    struct bt_score_job *job = &f->scores[f->first_score + task];
+    const struct bt_step_seq *seq = &f->step->seqs[job->seq];
+    const float *logits = f->logits + (size_t)task * f->shape.n_vocab;
+    job->is_bad = !f->kernels->all_finite(logits, f->shape.n_vocab);
+    if (job->is_bad)
+        seq->scores[job->index] = (struct bt_logprobs){.logprob = BT_LOGPROB_MIN};
+    else
+        bt_logprobs_make(f->kernels, logits, f->shape.n_vocab, seq->next[job->index],
+                         seq->score_top, &seq->scores[job->index]);
+}
+
+/* Scored rows pass the head as many at a time as there is room for logits. */
+static void score_all(struct bt_forward *f) {
+    for (uint32_t at = 0; at < f->n_scores; at += f->n_logits) {
+        f->first_score = at;
+        f->n_logits = f->n_scores - at < f->p.max_seqs ? f->n_scores - at : f->p.max_seqs;
+        for (uint32_t i = 0; i < f->n_logits; i++)
+            f->logit_rows[i] = f->scores[at + i].row;
+        bt_forward_head(f);
+        bt_device_run(f->p.device, f->n_logits, score, f);
+    }
+    for (uint32_t i = 0; i < f->n_scores; i++)
+        if (f->scores[i].is_bad)
+            f->step->results[f->scores[i].seq] =
+                (struct bt_step_result){.token = -1, .finish = BT_FINISH_ERROR};
+}
+
 void bt_forward_run(struct bt_forward *f, const struct bt_step *step,
                     bt_forward_layer_done *layer_done, void *arg) {
     begin(f, step);
     bt_forward_layers(f, layer_done, arg);
-    if (!f->n_sampled)
-        return;
-    if (f->keep_all_rows)
-        for (uint32_t i = 0; i < f->n_sampled; i++) {
-            const struct bt_step_seq *seq = &step->seqs[f->sampled_seqs[i]];
-            f->logit_rows[i] = seq->first_row + seq->n_rows - 1;
-        }
-    f->n_logits = f->n_sampled;
-    bt_forward_head(f);
-    bt_device_run(f->p.device, f->n_sampled, sample, f);
+    for (uint32_t i = 0; f->n_scores && i < step->n_seqs; i++)
+        step->results[i] = (struct bt_step_result){.token = -1};
+    if (f->n_sampled)
+        sample_all(f);
+    score_all(f);
 }
 
 const float *bt_forward_logits(struct bt_forward *f, const uint32_t *rows, uint32_t n_rows) {

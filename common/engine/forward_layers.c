@@ -422,23 +422,35 @@ static uint32_t choose_blocks(struct bt_forward *f) {
     return (f->n_rows + f->block_rows - 1) / f->block_rows;
 }
 
-/* After the last cache write, only rows whose logits are wanted matter: they move together. */
-static void drop_unsampled_rows(struct bt_forward *f) {
+/* Keeps n rows of a sequence, from its row `first`: they move up to those that were kept before. */
+static void keep_rows(struct bt_forward *f, uint32_t i, uint32_t first, uint32_t n) {
+    const struct bt_step_seq *seq = &f->step->seqs[i];
     size_t dim = f->shape.dim;
-    for (uint32_t i = 0; i < f->n_sampled; i++) {
-        const struct bt_step_seq *seq = &f->step->seqs[f->sampled_seqs[i]];
-        uint32_t row = seq->first_row + seq->n_rows - 1;
-        if (row != i)
-            memmove(f->x + i * dim, f->x + row * dim, dim * sizeof *f->x);
-        f->queries[i] = (struct bt_query){.seq = f->sampled_seqs[i],
-                                          .row = row,
-                                          .out_row = i,
-                                          .n_rows = 1,
-                                          .position = seq->position + seq->n_rows - 1};
-        f->logit_rows[i] = i;
+    uint32_t row = seq->first_row + first;
+    if (!n)
+        return;
+    if (row != f->n_rows)
+        memmove(f->x + f->n_rows * dim, f->x + row * dim, n * dim * sizeof *f->x);
+    f->queries[f->n_queries++] = (struct bt_query){
+        .seq = i, .row = row, .out_row = f->n_rows, .n_rows = n, .position = seq->position + first};
+    f->n_rows += n;
+}
+
+/* After the last cache write, only rows whose logits are wanted matter: they move together. */
+static void drop_unwanted_rows(struct bt_forward *f) {
+    uint32_t n_sampled = 0, n_scores = 0;
+    f->n_queries = f->n_rows = 0;
+    for (uint32_t i = 0; i < f->step->n_seqs; i++) {
+        const struct bt_step_seq *seq = &f->step->seqs[i];
+        for (uint32_t k = 0; k < seq->n_scores; k++)
+            f->scores[n_scores++].row = f->n_rows + k;
+        keep_rows(f, i, 0, seq->n_scores);
+        if (!seq->sample)
+            continue;
+        if (seq->n_scores < seq->n_rows)
+            keep_rows(f, i, seq->n_rows - 1, 1);
+        f->sampled_rows[n_sampled++] = f->n_rows - 1;
     }
-    f->n_queries = f->n_sampled;
-    f->n_rows = f->n_sampled;
 }
 
 void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, void *arg) {
@@ -458,7 +470,7 @@ void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, 
         if (layer_done)
             layer_done(arg, f->layer);
         if (last && !f->keep_all_rows) {
-            drop_unsampled_rows(f);
+            drop_unwanted_rows(f);
             if (!f->n_rows)
                 return;
             n_blocks = choose_blocks(f);

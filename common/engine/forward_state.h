@@ -31,6 +31,13 @@ struct bt_query {
     uint32_t position; /* of the first row */
 };
 
+/* A row whose logits give the logprobs of the token after it. */
+struct bt_score_job {
+    uint32_t seq, index; /* of step.seqs[seq].scores */
+    uint32_t row;        /* of x after the last layer */
+    bool is_bad;         /* its logits are not all finite */
+};
+
 struct bt_forward {
     struct bt_forward_params p;
     struct bt_model_shape shape;
@@ -58,13 +65,16 @@ struct bt_forward {
     struct bt_page_job *page_jobs;   /* [T] */
     struct bt_query *queries;        /* [max(T, max_seqs)] */
     uint32_t *sampled_seqs;          /* [max_seqs] */
+    uint32_t *sampled_rows;          /* [max_seqs] of x after the last layer */
+    struct bt_score_job *scores;     /* [T] */
     uint32_t *logit_rows;            /* [max_seqs] rows of x, one for each row of logits */
     struct bt_sampler *samplers;     /* [threads] */
 
     /* The step that runs. */
     const struct bt_step *step;
     uint32_t n_rows; /* of x that are alive */
-    uint32_t n_page_jobs, n_queries, n_sampled, n_logits;
+    uint32_t n_page_jobs, n_queries, n_sampled, n_scores, n_logits;
+    uint32_t first_score; /* the one whose logits stand in row 0 */
     uint32_t layer;
     uint32_t block_rows; /* of a task that carries its rows through many phases */
     uint32_t n_parts;    /* into which the columns of a phase are cut */

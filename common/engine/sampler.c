@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "common/base/assert.h"
+#include "common/engine/logprobs.h"
 
 /* ---- Philox4x32-10 (Salmon et al. 2011, section 3.3 and table 2) ---- */
 
@@ -28,8 +29,8 @@ void bt_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]
     out[3] = c3;
 }
 
-/* In [0, 1): 24 bits, so that it is exact in f32 and double alike. Choice and draw are 0: a request
- * has one choice, and one number is drawn for each token. */
+/* In [0, 1): 24 bits, so that it is exact in f32 and double alike. Choice and draw are 0: a
+ * choice is a request of its own, and one number is drawn for each token. */
 static double draw(uint64_t seed, uint32_t index) {
     const uint32_t counter[4] = {index, 0, 0, 0};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
@@ -72,7 +73,7 @@ void bt_sampler_fini(struct bt_sampler *sampler) {
     *sampler = (struct bt_sampler){0};
 }
 
-/* ---- The row: masks, penalties, temperature ---- */
+/* ---- The row: bias, masks, penalties, temperature ---- */
 
 static bool is_stop(const struct bt_sampler *s, const struct bt_sampling *how, int32_t token) {
     for (uint32_t i = 0; !how->ignore_eos && i < s->n_eos; i++)
@@ -91,6 +92,13 @@ static void mask_stops(struct bt_sampler *s, const struct bt_sampling *how, floa
     for (uint32_t i = 0; i < how->n_stop_tokens; i++)
         if ((uint32_t)how->stop_tokens[i] < s->n_vocab)
             s->values[how->stop_tokens[i]] = value;
+}
+
+static void add_bias(struct bt_sampler *s, const struct bt_sampling *how) {
+    for (uint32_t i = 0; i < how->n_bias; i++) {
+        BT_ASSERT((uint32_t)how->bias[i].token < s->n_vocab);
+        s->values[how->bias[i].token] += how->bias[i].bias;
+    }
 }
 
 static bool has_penalties(const struct bt_sampling *how) {
@@ -241,9 +249,10 @@ static int32_t choose(struct bt_sampler *s, const struct bt_step_seq *seq, const
     const struct bt_sampling *how = seq->sampling;
     bool greedy = how->temperature < TEMPERATURE_MIN;
     bool masked = seq->index < how->min_tokens;
-    if (greedy && !masked && !has_penalties(how))
+    if (greedy && !masked && !how->n_bias && !has_penalties(how))
         return (int32_t)s->kernels->argmax(logits, s->n_vocab);
     memcpy(s->values, logits, s->n_vocab * sizeof *logits);
+    add_bias(s, how);
     if (masked)
         mask_stops(s, how, -INFINITY);
     if (has_penalties(how))
@@ -269,8 +278,11 @@ struct bt_step_result bt_sampler_sample(struct bt_sampler *sampler, const struct
     if (!sampler->kernels->all_finite(logits, sampler->n_vocab))
         return result;
     result.token = choose(sampler, seq, logits);
-    if (result.token >= 0)
-        result.finish =
-            is_stop(sampler, seq->sampling, result.token) ? BT_FINISH_STOP : BT_FINISH_NONE;
+    if (result.token < 0)
+        return result;
+    result.finish = is_stop(sampler, seq->sampling, result.token) ? BT_FINISH_STOP : BT_FINISH_NONE;
+    if (seq->sampling->logprobs)
+        bt_logprobs_make(sampler->kernels, logits, sampler->n_vocab, result.token,
+                         seq->sampling->logprobs - 1u, &result.logprobs);
     return result;
 }

@@ -1,5 +1,5 @@
-/* Chooses the next token from a row of logits: masks, penalties, temperature, min_p, top_k, top_p,
- * then a draw that depends on nothing but (seed, token index). docs/numerics.md "Sampling".
+/* Chooses the next token from a row of logits: bias, masks, penalties, temperature, min_p, top_k,
+ * top_p, then a draw that depends on nothing but (seed, token index). docs/numerics.md "Sampling".
  *
  * The stream of a request is therefore the same wherever it runs and however often it is moved. */
 #pragma once
@@ -32,7 +32,7 @@ void bt_sampler_fini(struct bt_sampler *sampler);
 size_t bt_sampler_bytes(uint32_t n_vocab);
 
 /* The token that follows the last row of seq. `logits` is left as it is. A non-finite logit gives
- * token -1 and BT_FINISH_ERROR. The hash is made of the raw row, if it is wanted. */
+ * token -1 and BT_FINISH_ERROR. Hash and logprobs are made of the raw row, if they are wanted. */
 struct bt_step_result bt_sampler_sample(struct bt_sampler *sampler, const struct bt_step_seq *seq,
                                         const float *logits);
 

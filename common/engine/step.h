@@ -42,9 +42,10 @@ struct bt_step_seq {
 };
 
 struct bt_step_result {
-    int32_t token;
+    int32_t token;         /* -1 where none is sampled */
     enum bt_finish finish; /* STOP: the token is EOS or a stop token that counts; ERROR: a logit was
-                              not finite, token is -1; else NONE (LENGTH is the core's to decide) */
+                              not finite, in the row that is sampled or in one that is scored: token
+                              is -1; else NONE (LENGTH is the core's to decide) */
     uint64_t hash;         /* of the logits row, if sampling.want_hash; else 0 */
     struct bt_logprobs logprobs; /* if sampling.logprobs */
 };
@@ -57,5 +58,5 @@ struct bt_step {
     uint32_t n_seqs;
     uint64_t *sums; /* [layers][n_sums]; row l is complete when layer l is reported done */
     uint32_t n_sums;
-    struct bt_step_result *results; /* [n_seqs]; meaningful where seqs[i].sample */
+    struct bt_step_result *results; /* [n_seqs]; meaningful where seqs[i].sample or n_scores */
 };

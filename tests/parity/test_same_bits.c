@@ -4,6 +4,7 @@
  * other way to compute it; so must the bytes of the pages. */
 #include "tests/parity/model_run.h"
 
+#include "common/engine/logprobs.h"
 #include "kernels/kernels.h"
 
 /* 1 + 2 + ... + 33 rows, so that steps of each of these sizes stand in one sequence. */
@@ -175,6 +176,81 @@ static void check_sampled(struct model_run *run, const char *how) {
     run_seq_fini(&seq);
 }
 
+enum { SCORE_TOP = 3 };
+
+static struct bt_logprobs expected_scores[MAX_POSITIONS];
+
+/* What the logits of each row give, one at a time. */
+static void compute_expected_scores(struct model_run *run) {
+    struct run_seq seq;
+    const struct bt_kernels *kernels = bt_device_kernels(run->device);
+    run_forget_pages(run);
+    run_seq_init(run, &seq);
+    for (uint32_t at = 0; at + 1 < expected.n; at++) {
+        run_step(run, &(struct run_rows){&seq, expected.tokens + at, 1}, 1);
+        bt_logprobs_make(kernels, run_logits(run, 0), run->model.shape.n_vocab,
+                         expected.tokens[at + 1], SCORE_TOP, &expected_scores[at]);
+    }
+    run_seq_fini(&seq);
+}
+
+/* As a decode worker scores a prompt: in chunks, beside one that samples, few rows of each step. */
+static void check_scores(struct model_run *run, uint32_t chunk, bool keep_all, const char *how) {
+    struct run_seq seq, other;
+    run_forget_pages(run);
+    run_seq_init(run, &seq);
+    run_seq_init(run, &other);
+    run_cover(run, &seq, expected.n);
+    run_cover(run, &other, expected.n);
+    bt_forward_keep_all_rows(run->forward, keep_all);
+    const struct bt_sampling sampling = {
+        .top_p = 1, .repetition_penalty = 1, .max_tokens = 1, .want_hash = true, .logprobs = 1};
+    static struct bt_logprobs scores[MAX_POSITIONS];
+    for (uint32_t at = 0, n_step = 0; at < expected.n; n_step++) {
+        uint32_t n = expected.n - at < chunk ? expected.n - at : chunk;
+        bool last = at + n == expected.n;
+        int32_t tokens[RUN_ROWS];
+        tokens[0] = expected.tokens[n_step];
+        memcpy(tokens + 1, expected.tokens + at, n * sizeof *tokens);
+        struct bt_step_seq parts[2] = {{.n_rows = 1,
+                                        .position = n_step,
+                                        .pages = other.pages,
+                                        .sample = true,
+                                        .sampling = &sampling,
+                                        .history = expected.tokens,
+                                        .n_history = n_step + 1,
+                                        .n_prompt = n_step + 1},
+                                       {.first_row = 1,
+                                        .n_rows = n,
+                                        .position = at,
+                                        .pages = seq.pages,
+                                        .sample = last,
+                                        .sampling = last ? &sampling : NULL,
+                                        .history = expected.tokens,
+                                        .n_history = expected.n,
+                                        .n_prompt = expected.n,
+                                        .scores = scores + at,
+                                        .next = expected.tokens + at + 1,
+                                        .n_scores = last ? n - 1 : n,
+                                        .score_top = SCORE_TOP}};
+        struct bt_step_result results[2];
+        struct bt_step step = {
+            .tokens = tokens, .n_rows = n + 1, .seqs = parts, .n_seqs = 2, .results = results};
+        bt_forward_run(run->forward, &step, NULL, NULL);
+        compare(how, &results[0].hash, n_step, 1);
+        if (last)
+            compare(how, &results[1].hash, expected.n - 1, 1);
+        assert_int_equal(results[1].finish, BT_FINISH_NONE);
+        at += n;
+    }
+    for (uint32_t i = 0; i + 1 < expected.n; i++)
+        if (memcmp(&scores[i], &expected_scores[i], sizeof scores[i]))
+            fail_msg("%s: position %u has another score", how, i);
+    bt_forward_keep_all_rows(run->forward, true);
+    run_seq_fini(&seq);
+    run_seq_fini(&other);
+}
+
 static void check_threads_chunks_companions(const char *path, enum bt_profile profile) {
     static const uint32_t chunks[] = {1, 7, 16, 256, 0};
     char how[128];
@@ -191,6 +267,13 @@ static void check_threads_chunks_companions(const char *path, enum bt_profile pr
             check_companions(&run, chunk, how);
         }
         check_sampled(&run, how);
+        if (n_threads == 1)
+            compute_expected_scores(&run);
+        for (uint32_t i = 0; i < 4; i++) {
+            snprintf(how, sizeof how, "%s, %u threads, scores in chunks of %u",
+                     bt_profile_name((uint32_t)profile), n_threads, chunks[i]);
+            check_scores(&run, chunks[i], i % 2, how);
+        }
         run_close(&run);
     }
 }
@@ -207,6 +290,8 @@ static void check_cpu_paths(const char *path, enum bt_profile profile, uint32_t 
         struct model_run run = open_model(path, profile, names[i], 2);
         snprintf(how, sizeof how, "%s on path %s", bt_profile_name((uint32_t)profile), names[i]);
         check_chunks(&run, 37, n, how);
+        if (n == expected.n || n >= 300)
+            check_scores(&run, 37, false, how);
         run_close(&run);
     }
 }

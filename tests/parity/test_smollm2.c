@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include "common/engine/logprobs.h"
+
 enum { CHUNK = RUN_SEQS, N_VOCAB = 49152, N_GREEDY = 64, SHORT_TOKENS_MAX = 300 };
 
 /* Mean KL to fp32 over every position of the prompts up to 300 tokens in llama.cpp's arithmetic
@@ -23,6 +25,9 @@ struct profile_stats {
     double worst_top, worst_logit;
     uint32_t n_positions, n_wrong, n_steps, n_steps_wrong;
     double lost_margin; /* the largest that an argmax was lost against */
+    /* How far logprobs are off: of prompt tokens, and of the five likeliest of greedy steps. */
+    double worst_score, sum_score, worst_greedy, sum_greedy;
+    uint32_t n_scores, n_greedy;
 };
 
 struct check {
@@ -100,6 +105,33 @@ static void count_position(struct profile_stats *stats, const json_t *test, uint
         stats->lost_margin = fmax(stats->lost_margin, margin);
 }
 
+/* The logprob of the prompt token behind position i against the reference's. */
+static void count_score(struct profile_stats *stats, struct model_run *run, const json_t *test,
+                        uint32_t i, const float *row, int32_t next) {
+    struct bt_logprobs ours;
+    bt_logprobs_make(bt_device_kernels(run->device), row, N_VOCAB, next, 0, &ours);
+    double off = fabs((double)ours.logprob - json_number_at(test, "prompt_logprobs", i + 1));
+    stats->worst_score = fmax(stats->worst_score, off);
+    stats->sum_score += off;
+    stats->n_scores++;
+}
+
+/* The five likeliest of a greedy step, each under its own id. */
+static void count_greedy(struct profile_stats *stats, struct model_run *run, const json_t *test,
+                         uint32_t step, const float *row) {
+    const json_t *top = json_array_get(json_object_get(test, "greedy_top5_logprob"), step), *pair;
+    size_t i;
+    json_array_foreach(top, i, pair) {
+        struct bt_logprobs ours;
+        int32_t id = (int32_t)json_integer_value(json_array_get(pair, 0));
+        bt_logprobs_make(bt_device_kernels(run->device), row, N_VOCAB, id, 0, &ours);
+        double off = fabs((double)ours.logprob - json_number_value(json_array_get(pair, 1)));
+        stats->worst_greedy = fmax(stats->worst_greedy, off);
+        stats->sum_greedy += off;
+        stats->n_greedy++;
+    }
+}
+
 /* Both profiles over the prompt, chunk by chunk, each position compared. */
 static void run_prompt(const json_t *test, struct run_seq *exact_seq, struct run_seq *fast_seq) {
     uint32_t n;
@@ -117,6 +149,10 @@ static void run_prompt(const json_t *test, struct run_seq *exact_seq, struct run
             const float *e = exact + (size_t)i * N_VOCAB, *f = fast + (size_t)i * N_VOCAB;
             count_position(&check.exact_stats, test, at + i, e, EXACT_MARGIN);
             count_position(&check.fast_stats, test, at + i, f, fast_margin);
+            if (at + i + 1 < n) {
+                count_score(&check.exact_stats, &check.exact, test, at + i, e, ids[at + i + 1]);
+                count_score(&check.fast_stats, &check.fast, test, at + i, f, ids[at + i + 1]);
+            }
             double kl = divergence(e, f);
             *(n > SHORT_TOKENS_MAX ? &check.kl_sum_long : &check.kl_sum) += kl;
             *(n > SHORT_TOKENS_MAX ? &check.n_kl_long : &check.n_kl) += 1;
@@ -138,7 +174,9 @@ static void run_greedy(const json_t *test, struct model_run *run, struct run_seq
     int32_t *ids = json_ids(test, "greedy_ids", &n);
     assert_int_equal(n, N_GREEDY);
     for (uint32_t i = 0; i < n; i++) {
-        int32_t token = (int32_t)row_argmax(run_logits(run, row), N_VOCAB);
+        const float *logits = run_logits(run, row);
+        int32_t token = (int32_t)row_argmax(logits, N_VOCAB);
+        count_greedy(stats, run, test, i, logits);
         double margin = json_number_at(test, "greedy_margin", i);
         stats->n_steps++;
         stats->n_steps_wrong += token != ids[i] && margin > margin_min;
@@ -169,6 +207,10 @@ static void print_stats(const struct profile_stats *s) {
                   "margin lost %.3f; top logit within %.2g\n",
                   s->name, s->n_positions, s->n_steps, s->n_wrong, s->n_steps_wrong, s->lost_margin,
                   s->worst_top);
+    print_message("profile %s: logprobs of prompt tokens within %.3g (mean %.3g), of the five "
+                  "likeliest of greedy steps within %.3g (mean %.3g)\n",
+                  s->name, s->worst_score, s->sum_score / s->n_scores, s->worst_greedy,
+                  s->sum_greedy / s->n_greedy);
 }
 
 static void test_all_prompts(void **state) {

@@ -8,7 +8,7 @@
 
 #include "common/engine/batch.h"
 
-enum { ROWS = 10, SEQS = 3, SUMS = 4, LAYERS = 2 };
+enum { ROWS = 10, SEQS = 3, SUMS = 4, SCORES = 3, LAYERS = 2 };
 
 static const int32_t tokens[8] = {1, 2, 3, 4, 5, 6, 7, 8};
 static const uint32_t pages[1] = {3};
@@ -32,7 +32,7 @@ static void test_parts_stand_one_after_another(void **state) {
     (void)state;
     struct bt_batch batch;
     struct bt_error err;
-    assert_int_equal(bt_batch_init(&batch, ROWS, SEQS, SUMS, LAYERS, &err), BT_OK);
+    assert_int_equal(bt_batch_init(&batch, ROWS, SEQS, SUMS, SCORES, LAYERS, &err), BT_OK);
     bt_batch_begin(&batch);
     struct bt_batch_part a = part_of(7, 2, 4, 1), b = part_of(9, 7, 1, 2);
     assert_true(bt_batch_add(&batch, &a));
@@ -67,7 +67,7 @@ static void test_what_does_not_fit_changes_nothing(void **state) {
     (void)state;
     struct bt_batch batch;
     struct bt_error err;
-    assert_int_equal(bt_batch_init(&batch, ROWS, SEQS, SUMS, LAYERS, &err), BT_OK);
+    assert_int_equal(bt_batch_init(&batch, ROWS, SEQS, SUMS, SCORES, LAYERS, &err), BT_OK);
     bt_batch_begin(&batch);
     struct bt_batch_part whole = part_of(0, 0, 8, 0), two = part_of(1, 6, 2, 0),
                          three = part_of(2, 5, 3, 0), sums = part_of(3, 7, 1, SUMS + 1);
@@ -87,9 +87,39 @@ static void test_what_does_not_fit_changes_nothing(void **state) {
     bt_batch_fini(&batch);
 }
 
+static void test_scored_rows_name_the_tokens_after_them(void **state) {
+    (void)state;
+    struct bt_batch batch;
+    struct bt_error err;
+    assert_int_equal(bt_batch_init(&batch, ROWS, SEQS, SUMS, SCORES, LAYERS, &err), BT_OK);
+    bt_batch_begin(&batch);
+    struct bt_batch_part a = part_of(0, 1, 2, 0), b = part_of(1, 6, 2, 0), c = part_of(2, 0, 2, 0);
+    a.n_scores = 2, a.score_top = 5;
+    b.n_scores = 1;
+    c.n_scores = 1;
+    assert_true(bt_batch_add(&batch, &a));
+    assert_true(bt_batch_add(&batch, &b));
+    assert_false(bt_batch_add(&batch, &c)); /* no room for a fourth score */
+    c.n_scores = 0;
+    assert_true(bt_batch_add(&batch, &c));
+    const struct bt_step_seq *seqs = batch.step.seqs;
+    assert_int_equal(seqs[0].n_scores, 2);
+    assert_int_equal(seqs[0].score_top, 5);
+    assert_int_equal(seqs[0].next[0], 3); /* after tokens[1] = 2 */
+    assert_int_equal(seqs[0].next[1], 4);
+    assert_int_equal(seqs[1].next[0], 8);
+    assert_ptr_equal(seqs[1].scores, seqs[0].scores + 2);
+    assert_null(seqs[2].scores);
+    bt_batch_begin(&batch);
+    c.n_scores = 2;
+    assert_true(bt_batch_add(&batch, &c));
+    bt_batch_fini(&batch);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parts_stand_one_after_another),
+        cmocka_unit_test(test_scored_rows_name_the_tokens_after_them),
         cmocka_unit_test(test_what_does_not_fit_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
+#include "common/engine/logprobs.h"
 #include "common/engine/sampler.h"
 
 enum { N = 200 };
@@ -102,6 +103,8 @@ static int32_t plain_sample(const struct bt_step_seq *seq, const float *logits) 
         masked[eos[i]] = true;
     for (uint32_t i = 0; seq->index < how->min_tokens && i < how->n_stop_tokens; i++)
         masked[how->stop_tokens[i]] = true;
+    for (uint32_t i = 0; i < how->n_bias; i++)
+        plain_values[how->bias[i].token] += how->bias[i].bias;
     plain_penalties(seq);
     uint32_t ids[N], n = 0;
     float highest = -INFINITY;
@@ -159,11 +162,16 @@ static void random_logits(float logits[N]) {
         logits[i] = (float)next_random(80) * 0.25f - 10;
 }
 
+static struct bt_logit_bias random_bias[2];
+
 static struct bt_sampling random_sampling(void) {
     static const float temperatures[] = {0, 0.3f, 1, 2}, top_ps[] = {1, 0.9f, 0.5f, 0.01f};
     static const float min_ps[] = {0, 0.05f, 0.5f, 1}, penalties[] = {0, 0.5f, -0.5f, 2};
     static const float repetitions[] = {1, 1.3f, 0.8f};
     static const int32_t top_ks[] = {0, 1, 5, 50, 1000};
+    for (int32_t i = 0; i < 2; i++)
+        random_bias[i] = (struct bt_logit_bias){(int32_t)next_random(100) + 100 * i,
+                                                (float)next_random(800) * 0.25f - 100};
     return (struct bt_sampling){
         .temperature = temperatures[next_random(4)],
         .top_p = top_ps[next_random(4)],
@@ -178,6 +186,9 @@ static struct bt_sampling random_sampling(void) {
         .ignore_eos = next_random(2),
         .n_stop_tokens = (uint8_t)next_random(3),
         .stop_tokens = {17, 99},
+        .n_bias = (uint16_t)next_random(3),
+        .bias = random_bias,
+        .logprobs = (uint8_t)next_random(3),
     };
 }
 
@@ -208,6 +219,11 @@ static void test_each_rule_equals_the_plain_one(void **state) {
         assert_int_equal(result.finish, is_end ? BT_FINISH_STOP : BT_FINISH_NONE);
         if (seq.index < how.min_tokens)
             assert_false(is_end && !how.ignore_eos);
+        struct bt_logprobs expected = {0};
+        if (how.logprobs)
+            bt_logprobs_make(sampler.kernels, logits, N, result.token, how.logprobs - 1u,
+                             &expected);
+        assert_memory_equal(&result.logprobs, &expected, sizeof expected);
         n_other += result.token != (int32_t)sampler.kernels->argmax(logits, N);
     }
     assert_true(n_other > 5000); /* the rules do something */
@@ -274,6 +290,34 @@ static void test_non_finite_logits_fail_the_sequence(void **state) {
     }
 }
 
+static void test_bias_decides_and_leaves_the_raw_row(void **state) {
+    (void)state;
+    float logits[N];
+    random_logits(logits);
+    const struct bt_logit_bias bias[] = {{3, -100}, {150, 100}};
+    struct bt_sampling how = plain;
+    how.n_bias = 2, how.bias = bias;
+    how.logprobs = 1, how.want_hash = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        how.temperature = (float)i;
+        struct bt_step_seq seq = {.sample = true, .index = i, .sampling = &how};
+        struct bt_step_result result = bt_sampler_sample(&sampler, &seq, logits);
+        struct bt_logprobs raw;
+        bt_logprobs_make(sampler.kernels, logits, N, 150, 0, &raw);
+        assert_int_equal(result.token, 150);
+        assert_true(result.logprobs.logprob == raw.logprob);
+        assert_true(result.hash == XXH3_64bits(logits, sizeof logits));
+    }
+    /* A bias of -100 is a ban. */
+    for (uint32_t i = 0; i < N; i++)
+        logits[i] = i == 3 ? 40 : 0;
+    for (uint32_t i = 0; i < 200; i++) {
+        struct bt_step_seq seq = {.sample = true, .index = i, .sampling = &how};
+        how.n_bias = 1;
+        assert_int_not_equal(bt_sampler_sample(&sampler, &seq, logits).token, 3);
+    }
+}
+
 static void test_the_hash_is_of_the_raw_row(void **state) {
     (void)state;
     float logits[N];
@@ -296,6 +340,7 @@ int main(void) {
         cmocka_unit_test(test_draws_follow_the_distribution),
         cmocka_unit_test(test_a_draw_depends_on_seed_and_index_only),
         cmocka_unit_test(test_non_finite_logits_fail_the_sequence),
+        cmocka_unit_test(test_bias_decides_and_leaves_the_raw_row),
         cmocka_unit_test(test_the_hash_is_of_the_raw_row),
     };
     return cmocka_run_group_tests(tests, open_sampler, close_sampler);
