@@ -15,9 +15,10 @@ static void refuse(struct bt_decode_core *core, uint32_t slot, const struct bt_m
 static bool take_pages(struct bt_decode_core *core, struct bt_decode_seq *seq, struct bt_id root) {
     const struct bt_job *job = seq->job;
     uint32_t n_pages = bt_pages_of(job->n_tokens);
-    /* The last token is always computed: its logits are wanted. */
-    uint32_t held = bt_kv_hold_pin(core->pool, &seq->hold, root, job->tokens,
-                                   (job->n_tokens - 1) / BT_PAGE_TOKENS);
+    /* The last token is always computed: its logits are wanted. So are those of all where the
+     * prompt's logprobs are asked for. */
+    uint32_t n_blocks = bt_ledger_n_scores(job) ? 0 : (job->n_tokens - 1) / BT_PAGE_TOKENS;
+    uint32_t held = bt_kv_hold_pin(core->pool, &seq->hold, root, job->tokens, n_blocks);
     uint32_t growth = bt_pages_of(job->n_prompt + job->sampling.max_tokens) - n_pages;
     if (growth > BT_GROWTH_PAGES)
         growth = BT_GROWTH_PAGES;
@@ -54,6 +55,11 @@ static enum bt_end refusal_of(const struct bt_decode_core *core, const struct bt
         return BT_END_INVALID;
     if (work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
         return BT_END_INVALID;
+    if (bt_work_wants_scores(work) && !work->prefill_here)
+        return BT_END_INVALID;
+    for (uint32_t i = 0; i < work->sampling.n_bias; i++)
+        if ((uint32_t)work->sampling.bias[i].token >= core->config.n_vocab)
+            return BT_END_INVALID;
     for (uint32_t i = 0; i < work->n_tokens; i++)
         if (work->tokens[i] < 0 || (uint32_t)work->tokens[i] >= core->config.n_vocab)
             return BT_END_INVALID;
@@ -122,6 +128,21 @@ void bt_decode_reserve(struct bt_decode_core *core, uint64_t now_us, uint32_t sl
                                                .pages_held = seq->n_pages_held});
 }
 
+/* Whether what the prefill worker says of the first token is what was asked, within the vocabulary.
+ */
+static bool is_valid_first(const struct bt_decode_core *core, const struct bt_job *job,
+                           const struct bt_kv_msg *commit) {
+    const struct bt_logprobs *logprobs = &commit->logprobs;
+    if (commit->token < 0 || (uint32_t)commit->token >= core->config.n_vocab ||
+        commit->has_logprobs != (job->sampling.logprobs > 0) ||
+        (commit->has_logprobs && logprobs->n_top >= job->sampling.logprobs))
+        return false;
+    for (uint32_t i = 0; commit->has_logprobs && i < logprobs->n_top; i++)
+        if ((uint32_t)logprobs->top[i].token >= core->config.n_vocab)
+            return false;
+    return true;
+}
+
 void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
                             const struct bt_kv_msg *commit) {
     struct bt_job *job = seq->job;
@@ -134,14 +155,15 @@ void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct
     if (job->n_tokens % BT_PAGE_TOKENS) /* its own tokens go on in the prompt's last page */
         bt_kv_page_move(core->pool, seq->hold.pages[seq->n_pages_prompt - 1], BT_PAGE_FILLING);
     bt_decode_publish(core, seq);
-    if (commit->token < 0 || (uint32_t)commit->token >= core->config.n_vocab) {
+    if (!is_valid_first(core, job, commit)) {
         bt_decode_end(core, now_us, seq, BT_END_CHECKSUM, true);
         return;
     }
     bt_decode_take_token(core, now_us, seq,
                          &(struct bt_step_result){.token = commit->token,
                                                   .finish = commit->finish,
-                                                  .hash = commit->logits_hash});
+                                                  .hash = commit->logits_hash,
+                                                  .logprobs = commit->logprobs});
 }
 
 static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,

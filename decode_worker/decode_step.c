@@ -5,6 +5,8 @@
 static void add(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
                 uint32_t n_rows) {
     const struct bt_job *job = seq->job;
+    /* Behind the prompt's last token stands none whose logprob could be told. */
+    uint32_t n_scores = bt_ledger_n_scores(job) - job->scores.n_rows;
     bool added = bt_batch_add(&core->batch, &(struct bt_batch_part){
                                                 .seq = job->id,
                                                 .tokens = job->tokens,
@@ -13,6 +15,8 @@ static void add(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_s
                                                 .position = seq->n_computed,
                                                 .n_rows = n_rows,
                                                 .pages = seq->hold.pages,
+                                                .n_scores = n_scores < n_rows ? n_scores : n_rows,
+                                                .score_top = job->scores.n_top,
                                                 .sample = seq->n_computed + n_rows == job->n_tokens,
                                                 .sampling = &job->sampling,
                                             });
@@ -87,7 +91,7 @@ void bt_decode_take_token(struct bt_decode_core *core, uint64_t now_us, struct b
     enum bt_finish finish = result->finish;
     if (finish == BT_FINISH_NONE && n_generated >= job->sampling.max_tokens)
         finish = BT_FINISH_LENGTH;
-    bt_ledger_token(core->ledger, job, result->token, finish, result->hash);
+    bt_ledger_token(core->ledger, job, result->token, finish, result->hash, &result->logprobs);
     if (finish != BT_FINISH_NONE)
         bt_decode_end(core, now_us, seq, BT_END_DONE, true);
 }
@@ -117,6 +121,12 @@ void bt_decode_on_step(struct bt_decode_core *core, uint64_t now_us) {
             seq->state = BT_DECODE_RUNNING;
             seq->joined_us = now_us;
         }
+        if (part->n_scores && step->results[i].finish == BT_FINISH_ERROR) {
+            bt_decode_end(core, now_us, seq, BT_END_NONFINITE, true);
+            continue;
+        }
+        if (part->n_scores)
+            bt_ledger_scores(core->ledger, seq->job, part->scores, part->n_scores);
         if (part->sample)
             bt_decode_take_token(core, now_us, seq, &step->results[i]);
     }

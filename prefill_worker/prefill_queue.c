@@ -17,8 +17,11 @@ static enum bt_end refusal_of(const struct bt_prefill_core *core, const struct b
     if (!work->remaining_ms)
         return BT_END_DEADLINE;
     if (bt_pages_of(work->n_tokens) > core->config.n_pages ||
-        work->n_tokens - work->n_prompt >= work->sampling.max_tokens)
+        work->n_tokens - work->n_prompt >= work->sampling.max_tokens || bt_work_wants_scores(work))
         return BT_END_INVALID;
+    for (uint32_t i = 0; i < work->sampling.n_bias; i++)
+        if ((uint32_t)work->sampling.bias[i].token >= core->config.n_vocab)
+            return BT_END_INVALID;
     for (uint32_t i = 0; i < work->n_tokens; i++)
         if (work->tokens[i] < 0 || (uint32_t)work->tokens[i] >= core->config.n_vocab)
             return BT_END_INVALID;

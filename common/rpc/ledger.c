@@ -8,6 +8,29 @@
 #include "common/base/assert.h"
 #include "common/rpc/ledger_state.h"
 
+/* Rows that a job's own tokens can come to, this one's. */
+static uint32_t most_own_tokens(const struct bt_ledger *ledger, const struct bt_msg_work *work) {
+    if (ledger->config.join.role == BT_ROLE_PREFILL)
+        return 1;
+    uint64_t n = (uint64_t)work->n_prompt + work->sampling.max_tokens;
+    uint32_t max = ledger->config.join.max_context + 1;
+    n = n < max ? n : max;
+    return n > work->n_tokens ? (uint32_t)n - work->n_tokens : 0;
+}
+
+/* Room for the logprobs of all sequences at once, five likeliest each, but not more than 64 MiB;
+ * always for one sequence with the widest. */
+static uint64_t logprob_chunks(const struct bt_ledger_config *config) {
+    enum { CHUNKS_MAX = (64 << 20) / sizeof(struct bt_logprob_chunk) };
+    if (config->join.role == BT_ROLE_PREFILL)
+        return config->max_jobs;
+    uint64_t n_rows = (uint64_t)config->join.max_context + 1;
+    uint64_t one = (uint64_t)bt_logprob_store_chunks_for(n_rows, BT_TOP_LOGPROBS) + 1;
+    uint64_t all = (uint64_t)config->join.max_seqs * bt_logprob_store_chunks_for(n_rows, 5);
+    all = all < CHUNKS_MAX ? all : CHUNKS_MAX;
+    return one > all ? one : all;
+}
+
 bt_status bt_ledger_create(const struct bt_ledger_config *config, struct bt_ledger **out,
                            struct bt_error *err) {
     BT_ASSERT(config->max_jobs && config->join.max_context);
@@ -20,10 +43,12 @@ bt_status bt_ledger_create(const struct bt_ledger_config *config, struct bt_ledg
     ledger->jobs = calloc(config->max_jobs, sizeof *ledger->jobs);
     ledger->tokens = calloc(config->max_jobs * n_tokens, sizeof *ledger->tokens);
     ledger->hashes = calloc(config->max_jobs * n_tokens, sizeof *ledger->hashes);
+    ledger->biases = calloc((size_t)config->max_jobs * BT_LOGIT_BIASES, sizeof *ledger->biases);
     ledger->refusals = calloc(BT_LEDGER_REFUSALS, sizeof *ledger->refusals);
     ledger->changes = calloc(BT_LEDGER_BLOCKS, sizeof *ledger->changes);
-    if (!ledger->jobs || !ledger->tokens || !ledger->hashes || !ledger->refusals ||
-        !ledger->changes) {
+    if (!ledger->jobs || !ledger->tokens || !ledger->hashes || !ledger->biases ||
+        !ledger->refusals || !ledger->changes ||
+        bt_logprob_store_init(&ledger->logprobs, logprob_chunks(config), err) < 0) {
         bt_ledger_destroy(ledger);
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for %u jobs of %u tokens", config->max_jobs,
                        config->join.max_context);
@@ -32,6 +57,7 @@ bt_status bt_ledger_create(const struct bt_ledger_config *config, struct bt_ledg
         ledger->jobs[i].id = i;
         ledger->jobs[i].tokens = ledger->tokens + i * n_tokens;
         ledger->jobs[i].hashes = ledger->hashes + i * n_tokens;
+        ledger->jobs[i].bias = ledger->biases + (size_t)i * BT_LOGIT_BIASES;
     }
     for (uint32_t i = 0; i < BT_MAX_ROUTERS; i++)
         ledger->streams[i].router = BT_LEDGER_ROUTERS;
@@ -45,6 +71,8 @@ void bt_ledger_destroy(struct bt_ledger *ledger) {
     free(ledger->jobs);
     free(ledger->tokens);
     free(ledger->hashes);
+    free(ledger->biases);
+    bt_logprob_store_fini(&ledger->logprobs);
     free(ledger->refusals);
     free(ledger->changes);
     free(ledger);
@@ -108,6 +136,8 @@ void bt_ledger_unlist_(struct bt_ledger *ledger, struct bt_job *job) {
 static void forget(struct bt_ledger *ledger, struct bt_job *job) {
     BT_ASSERT(job->used && !job->held);
     unlist(ledger, job);
+    bt_logprob_store_close(&ledger->logprobs, &job->logprobs);
+    bt_logprob_store_close(&ledger->logprobs, &job->scores);
     if (job->lost)
         ledger->n_lost--;
     ledger->routers[job->router].n_jobs--;
@@ -143,18 +173,39 @@ uint32_t bt_ledger_take_lost(struct bt_ledger *ledger) {
     return BT_NO_JOB;
 }
 
-static struct bt_job *take_free(struct bt_ledger *ledger) {
+/* Forgets the oldest of those that have ended; NULL: there is none. */
+static struct bt_job *forget_oldest(struct bt_ledger *ledger) {
     struct bt_job *oldest = NULL;
     for (uint32_t i = 0; i < ledger->config.max_jobs; i++) {
         struct bt_job *job = &ledger->jobs[i];
-        if (!job->used)
-            return job;
-        if (job->ended && !job->held && (!oldest || job->ended_us < oldest->ended_us))
+        if (job->used && job->ended && !job->held && (!oldest || job->ended_us < oldest->ended_us))
             oldest = job;
     }
     if (oldest)
         forget(ledger, oldest);
     return oldest;
+}
+
+static struct bt_job *take_free(struct bt_ledger *ledger) {
+    for (uint32_t i = 0; i < ledger->config.max_jobs; i++)
+        if (!ledger->jobs[i].used)
+            return &ledger->jobs[i];
+    return forget_oldest(ledger);
+}
+
+/* Promises what the job's logprobs may come to; false: no room now, nothing promised. */
+static bool open_chains(struct bt_ledger *ledger, struct bt_job *job,
+                        const struct bt_msg_work *work) {
+    const struct bt_sampling *how = &work->sampling;
+    if (how->logprobs && !bt_logprob_store_open(&ledger->logprobs, &job->logprobs,
+                                                most_own_tokens(ledger, work), how->logprobs - 1u))
+        return false;
+    if (!bt_work_wants_scores(work) ||
+        bt_logprob_store_open(&ledger->logprobs, &job->scores, work->n_prompt - 1,
+                              how->prompt_logprobs - 1u))
+        return true;
+    bt_logprob_store_close(&ledger->logprobs, &job->logprobs);
+    return false;
 }
 
 bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slot,
@@ -172,6 +223,10 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
     struct bt_job *job = take_free(ledger);
     if (!job)
         return bt_fail(err, BT_E_FULL, "all %u jobs are in use", ledger->config.max_jobs);
+    while (!open_chains(ledger, job, work))
+        if (!forget_oldest(ledger))
+            return bt_fail(err, BT_E_FULL, "of %u chunks for logprobs %u are promised",
+                           ledger->logprobs.n_chunks, ledger->logprobs.n_reserved);
     *job = (struct bt_job){
         .id = job->id,
         .used = true,
@@ -183,6 +238,9 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
         .sampling = work->sampling,
         .tokens = job->tokens,
         .hashes = job->hashes,
+        .bias = job->bias,
+        .logprobs = job->logprobs,
+        .scores = job->scores,
         .n_tokens = work->n_tokens,
         .n_prompt = work->n_prompt,
         .n_start = work->n_tokens,
@@ -192,19 +250,38 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
         .deadline_us = now_us + (uint64_t)work->remaining_ms * 1000,
     };
     memcpy(job->tokens, work->tokens, work->n_tokens * sizeof *job->tokens);
+    job->sampling.bias = work->sampling.n_bias ? job->bias : NULL;
+    if (work->sampling.n_bias)
+        memcpy(job->bias, work->sampling.bias, work->sampling.n_bias * sizeof *job->bias);
     ledger->routers[router].n_jobs++;
     *out = job;
     return BT_OK;
 }
 
 void bt_ledger_token(struct bt_ledger *ledger, struct bt_job *job, int32_t token,
-                     enum bt_finish finish, uint64_t hash) {
+                     enum bt_finish finish, uint64_t hash, const struct bt_logprobs *logprobs) {
     BT_ASSERT(job->held && !job->ended && job->finish == BT_FINISH_NONE);
     BT_ASSERT(job->n_tokens <= ledger->config.join.max_context);
+    BT_ASSERT(job->scores.n_rows == bt_ledger_n_scores(job));
+    if (job->logprobs.is_open)
+        bt_logprob_store_append(&ledger->logprobs, &job->logprobs, logprobs);
     job->tokens[job->n_tokens] = token;
     job->hashes[job->n_tokens] = hash;
     job->n_tokens++;
     job->finish = finish;
+    bt_ledger_list_(ledger, job);
+}
+
+uint32_t bt_ledger_n_scores(const struct bt_job *job) {
+    return job->scores.is_open ? job->n_prompt - 1 : 0;
+}
+
+void bt_ledger_scores(struct bt_ledger *ledger, struct bt_job *job, const struct bt_logprobs *rows,
+                      uint32_t n) {
+    BT_ASSERT(job->held && !job->ended && job->n_tokens == job->n_start);
+    BT_ASSERT(job->scores.n_rows + n <= bt_ledger_n_scores(job));
+    for (uint32_t i = 0; i < n; i++)
+        bt_logprob_store_append(&ledger->logprobs, &job->scores, &rows[i]);
     bt_ledger_list_(ledger, job);
 }
 
@@ -323,6 +400,11 @@ static void on_resume(struct bt_ledger *ledger, uint32_t slot, uint32_t router,
         job->n_told = next < job->n_start    ? job->n_start
                       : next < job->n_tokens ? (uint32_t)next
                                              : job->n_tokens;
+        if (job->logprobs.is_open)
+            bt_logprob_store_seek(&ledger->logprobs, &job->logprobs, job->n_told - job->n_start);
+        if (job->scores.is_open) /* who has token 0 has them all */
+            bt_logprob_store_seek(&ledger->logprobs, &job->scores,
+                                  job->n_told > job->n_start ? job->scores.n_rows : 0);
         job->answer_owed = job->reserved.pages > 0;
         job->end_owed = job->ended;
         bt_ledger_list_(ledger, job);
@@ -440,19 +522,30 @@ bool bt_ledger_is_quiet(const struct bt_ledger *ledger) {
     return true;
 }
 
+static bool is_valid_logprobs(const struct bt_job *job) {
+    uint32_t n_own = job->n_tokens - job->n_start;
+    return job->logprobs.is_open == (job->sampling.logprobs > 0) &&
+           (!job->logprobs.is_open || (job->logprobs.n_rows == n_own &&
+                                       job->logprobs.n_read == job->n_told - job->n_start)) &&
+           job->scores.n_rows <= bt_ledger_n_scores(job) &&
+           (!n_own || job->scores.n_rows == bt_ledger_n_scores(job));
+}
+
 bool bt_ledger_is_valid(const struct bt_ledger *ledger) {
-    uint32_t n_jobs[BT_LEDGER_ROUTERS] = {0}, n_lost = 0, n_listed = 0;
+    uint32_t n_jobs[BT_LEDGER_ROUTERS] = {0}, n_lost = 0, n_listed = 0, n_reserved = 0;
     for (uint32_t i = 0; i < ledger->config.max_jobs; i++) {
         const struct bt_job *job = &ledger->jobs[i];
         if (!job->used) {
-            if (job->listed || job->lost)
+            if (job->listed || job->lost || job->logprobs.is_open || job->scores.is_open)
                 return false;
             continue;
         }
         if (!ledger->routers[job->router].used || job->n_start > job->n_tokens ||
             job->n_told > job->n_tokens || job->n_prompt > job->n_start ||
-            job->n_tokens > ledger->config.join.max_context + 1 || (!job->held && !job->ended))
+            job->n_tokens > ledger->config.join.max_context + 1 || (!job->held && !job->ended) ||
+            !is_valid_logprobs(job))
             return false;
+        n_reserved += job->logprobs.n_reserved + job->scores.n_reserved;
         n_jobs[job->router]++;
         n_lost += job->lost;
         n_listed += job->listed;
@@ -463,5 +556,6 @@ bool bt_ledger_is_valid(const struct bt_ledger *ledger) {
     for (uint32_t i = ledger->first_listed; i != BT_NO_JOB; i = ledger->jobs[i].next)
         if (!ledger->jobs[i].listed || !n_listed--)
             return false;
-    return n_listed == 0 && n_lost == ledger->n_lost;
+    return n_listed == 0 && n_lost == ledger->n_lost && n_reserved == ledger->logprobs.n_reserved &&
+           n_reserved <= ledger->logprobs.n_chunks;
 }

@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "common/base/status.h"
+#include "common/rpc/logprob_store.h"
 #include "common/rpc/registry_msg.h"
 
 enum {
@@ -39,6 +40,9 @@ struct bt_job {
     struct bt_sampling sampling;
     int32_t *tokens;  /* [max_context + 1]: prompt, earlier attempts' tokens, own tokens */
     uint64_t *hashes; /* [max_context + 1], of own tokens, by position */
+    struct bt_logit_bias *bias;       /* [BT_LOGIT_BIASES]; sampling.bias points here */
+    struct bt_logprob_chain logprobs; /* of own tokens; open where they are wanted */
+    struct bt_logprob_chain scores;   /* of prompt tokens from position 1, the same */
     uint32_t n_tokens;
     uint32_t n_prompt;     /* the prompt's part of them */
     uint32_t n_start;      /* tokens when it came: own tokens begin here */
@@ -48,7 +52,7 @@ struct bt_job {
     uint64_t deadline_us;
     uint64_t ended_us;
     /* To be told. */
-    uint32_t n_told;  /* tokens [n_start .. n_told) were sent */
+    uint32_t n_told;  /* tokens [n_start .. n_told) were sent; of `scores` what was read */
     bool answer_owed; /* `reserved` */
     bool live_owed;   /* the answer to PGONE */
     bool end_owed;    /* `end` */
@@ -59,8 +63,10 @@ struct bt_job {
 };
 
 struct bt_ledger_config {
-    struct bt_msg_join join; /* all but the census */
-    uint32_t max_jobs;       /* sequences at once and ended ones that are remembered */
+    /* All but the census. Its role says how many logprobs there can be: a prefill worker makes one
+     * token of each job. */
+    struct bt_msg_join join;
+    uint32_t max_jobs; /* sequences at once and ended ones that are remembered */
 };
 
 struct bt_ledger;
@@ -86,18 +92,23 @@ uint32_t bt_ledger_take_lost(struct bt_ledger *ledger);
 
 /* ---- jobs ---- */
 
-/* Opens a job for work from slot. BT_E_FULL: none is free (ended ones that are remembered make room
- * first, the oldest of them). BT_E_INVALID: it is here already, or longer than max_context; the
- * sentence says so. */
+/* Opens a job for work from slot. BT_E_FULL: none is free, or no room for the logprobs that it may
+ * come to (ended ones that are remembered make room first, the oldest of them). BT_E_INVALID: it is
+ * here already, or longer than max_context; the sentence says so. */
 bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slot,
                          const struct bt_msg_work *work, struct bt_job **out, struct bt_error *err);
 /* By its router's stream and key; NULL: not here. Ended ones are found too. */
 struct bt_job *bt_ledger_find(struct bt_ledger *ledger, uint32_t slot, struct bt_attempt key);
 struct bt_job *bt_ledger_job(struct bt_ledger *ledger, uint32_t id);
 
-/* One more token of the job's own. */
+/* One more token of the job's own; its logprobs where sampling.logprobs asks for them. */
 void bt_ledger_token(struct bt_ledger *ledger, struct bt_job *job, int32_t token,
-                     enum bt_finish finish, uint64_t hash);
+                     enum bt_finish finish, uint64_t hash, const struct bt_logprobs *logprobs);
+/* Logprobs of the next n prompt tokens of a job that wants them, before its first token. */
+void bt_ledger_scores(struct bt_ledger *ledger, struct bt_job *job, const struct bt_logprobs *rows,
+                      uint32_t n);
+/* Prompt tokens of the job whose logprobs are wanted, all told; 0 where nobody asked. */
+uint32_t bt_ledger_n_scores(const struct bt_job *job);
 /* Answers Reserve (or says again). */
 void bt_ledger_answer(struct bt_ledger *ledger, struct bt_job *job,
                       const struct bt_msg_reserved *reserved);

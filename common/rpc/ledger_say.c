@@ -155,21 +155,38 @@ static uint32_t slot_of(const struct bt_ledger *ledger, const struct bt_job *job
     return router->slot;
 }
 
+/* Prompt positions come before everything of the job's own. */
+static bool owes_scores(const struct bt_job *job) {
+    return job->scores.n_read < job->scores.n_rows;
+}
+
+static void say_scores(struct bt_ledger *ledger, struct bt_job *job) {
+    uint32_t first = 1 + job->scores.n_read, n = 0;
+    while (owes_scores(job) && n < BT_SCORE_ROWS)
+        bt_logprob_store_read(&ledger->logprobs, &job->scores, &ledger->shown[n++]);
+    ledger->msg =
+        (struct bt_msg){.type = BT_MSG_SCORES, .scores = {job->key, first, ledger->shown, n}};
+}
+
 /* Tokens of this job and of those after it that go to the same router. */
 static void say_tokens(struct bt_ledger *ledger, struct bt_job *first) {
     uint32_t n = 0;
     for (uint32_t i = first->id; i != BT_NO_JOB && n < BT_LEDGER_ROWS; i = ledger->jobs[i].next) {
         struct bt_job *job = &ledger->jobs[i];
-        if (job->router != first->router || job->answer_owed)
+        if (job->router != first->router || job->answer_owed || owes_scores(job))
             continue;
         while (job->n_told < job->n_tokens && n < BT_LEDGER_ROWS) {
             uint32_t at = job->n_told++;
+            struct bt_logprobs *logprobs = job->logprobs.is_open ? &ledger->shown[n] : NULL;
+            if (logprobs)
+                bt_logprob_store_read(&ledger->logprobs, &job->logprobs, logprobs);
             ledger->rows[n++] = (struct bt_token){
                 .key = job->key,
                 .index = at - job->n_prompt,
                 .token = job->tokens[at],
                 .finish = job->n_told == job->n_tokens ? job->finish : BT_FINISH_NONE,
                 .hash = job->hashes[at],
+                .logprobs = logprobs,
             };
         }
     }
@@ -181,6 +198,8 @@ static bool say_of_job(struct bt_ledger *ledger, struct bt_job *job) {
     if (job->answer_owed) {
         job->answer_owed = false;
         ledger->msg = (struct bt_msg){.type = BT_MSG_RESERVED, .reserved = job->reserved};
+    } else if (owes_scores(job)) {
+        say_scores(ledger, job);
     } else if (job->n_told < job->n_tokens) {
         say_tokens(ledger, job);
     } else if (job->live_owed) {

@@ -2,6 +2,8 @@
 #pragma once
 #include "common/rpc/ledger.h"
 
+_Static_assert((int)BT_SCORE_ROWS <= (int)BT_LEDGER_ROWS, "a Scores is lent like tokens");
+
 /* A Resume of a stranger's tickets is the longest row of refusals that one event can cause. */
 enum { BT_LEDGER_REFUSALS = 32768 };
 
@@ -48,6 +50,8 @@ struct bt_ledger {
     struct bt_job *jobs;
     int32_t *tokens;
     uint64_t *hashes;
+    struct bt_logit_bias *biases;
+    struct bt_logprob_store logprobs;   /* of all jobs */
     uint32_t first_listed, last_listed; /* jobs with something to say, in the order it arose */
     uint32_t n_lost;
 
@@ -64,6 +68,7 @@ struct bt_ledger {
     /* What bt_ledger_next lends. */
     struct bt_msg msg;
     struct bt_token rows[BT_LEDGER_ROWS];
+    struct bt_logprobs shown[BT_LEDGER_ROWS];
     uint64_t hashes_out[BT_LEDGER_BLOCKS];
 };
 

@@ -201,6 +201,12 @@ struct bt_msg_work {
     struct bt_id peer; /* PREFILL: incarnation of the D to hand to. RESERVE: incarnation of P */
 };
 
+/* Whether logprobs of the prompt are owed: those of an attempt that goes on after emitted tokens
+ * were told before them. */
+static inline bool bt_work_wants_scores(const struct bt_msg_work *work) {
+    return work->sampling.prompt_logprobs && work->n_prompt > 1 && work->n_tokens == work->n_prompt;
+}
+
 struct bt_msg_cancel {
     struct bt_attempt key;
     struct bt_id ticket;

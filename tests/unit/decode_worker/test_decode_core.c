@@ -1,4 +1,5 @@
-/* The decode worker's core by hand: what a router's question about a prefill worker does. */
+/* The decode worker's core by hand: what a router's question about a prefill worker does, prompts
+ * that are scored, and what is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,6 +18,8 @@ struct world {
     uint32_t n[BT_MSG_COUNT]; /* what was said, by type */
     struct bt_msg_ended ended;
     struct bt_step *step;
+    struct bt_msg_reserved reserved;
+    uint32_t n_scores; /* heard in all, before any token */
 };
 
 static int set_up(void **state) {
@@ -56,6 +59,14 @@ static void listen(struct world *world) {
         world->n[action.msg->type]++;
         if (action.msg->type == BT_MSG_ENDED)
             world->ended = action.msg->ended;
+        if (action.msg->type == BT_MSG_RESERVED)
+            world->reserved = action.msg->reserved;
+        if (action.msg->type == BT_MSG_SCORES) {
+            assert_int_equal(world->n[BT_MSG_TOKENS], 0);
+            assert_int_equal(action.msg->scores.first, 1 + world->n_scores);
+            for (uint32_t i = 0; i < action.msg->scores.n_rows; i++)
+                assert_true(action.msg->scores.rows[i].logprob == -(float)++world->n_scores);
+        }
     }
     assert_true(bt_decode_core_is_valid(world->core));
 }
@@ -130,12 +141,115 @@ static void test_question_about_what_is_not_here(void **state) {
     assert_false(bt_decode_core_is_idle(world->core));
 }
 
+enum { SCORED = 40 };
+
+static void tell_work(struct world *world, uint64_t request, uint32_t n_tokens, bool here,
+                      const struct bt_sampling *sampling) {
+    static int32_t tokens[SCORED];
+    for (int32_t i = 0; i < SCORED; i++)
+        tokens[i] = i;
+    struct bt_msg msg = {.type = BT_MSG_RESERVE};
+    msg.work = (struct bt_msg_work){.key = {request, 1},
+                                    .ticket = {request, 4},
+                                    .tokens = tokens,
+                                    .n_tokens = n_tokens,
+                                    .n_prompt = n_tokens,
+                                    .sampling = *sampling,
+                                    .remaining_ms = 1000,
+                                    .peer = {9, 9},
+                                    .prefill_here = here};
+    tell(world, &msg);
+}
+
+static void attach(struct world *world) {
+    bt_decode_core_router_opened(world->core, world->now_us, 0);
+    listen(world);
+    tell(world, &(struct bt_msg){.type = BT_MSG_WELCOME, .welcome = {{3, 3}, 1}});
+}
+
+/* Runs steps as they are asked for; each scored row says its token's position. Counts rows. */
+static uint32_t run_to_the_end(struct world *world) {
+    uint32_t n_rows = 0;
+    while (world->step) {
+        struct bt_step *step = world->step;
+        world->step = NULL;
+        for (uint32_t i = 0; i < step->n_seqs; i++) {
+            const struct bt_step_seq *seq = &step->seqs[i];
+            for (uint32_t k = 0; k < seq->n_scores; k++) {
+                assert_int_equal(seq->next[k], seq->position + k + 1);
+                seq->scores[k] = (struct bt_logprobs){.logprob = -(float)(seq->position + k + 1)};
+            }
+            step->results[i] = (struct bt_step_result){.token = 9};
+        }
+        n_rows += step->n_rows;
+        bt_decode_core_step_done(world->core, world->now_us += 1000);
+        listen(world);
+    }
+    return n_rows;
+}
+
+/* Chunk by chunk all of the prompt is computed and scored, though the cache has it. */
+static void test_a_scored_prompt_takes_no_prefix(void **state) {
+    struct world *world = *state;
+    struct bt_sampling plain = {.max_tokens = 1}, scored = {.max_tokens = 1, .prompt_logprobs = 1};
+    attach(world);
+    for (uint64_t round = 0; round < 3; round++) {
+        world->n_scores = 0;
+        tell_work(world, 1 + round, SCORED, true, round ? &scored : &plain);
+        assert_true(world->reserved.accepted);
+        assert_int_equal(world->reserved.pages_held, 0);
+        assert_int_equal(run_to_the_end(world), SCORED);
+        assert_int_equal(world->n_scores, round ? SCORED - 1 : 0);
+        assert_int_equal(world->ended.reason, BT_END_DONE);
+        assert_int_equal(world->ended.next_index, 1);
+    }
+    tell_work(world, 9, SCORED, true, &plain); /* its pages are in the cache */
+    assert_int_equal(world->reserved.pages_held, 2);
+    run_to_the_end(world);
+}
+
+static void test_a_scored_row_that_is_no_number_ends_it(void **state) {
+    struct world *world = *state;
+    struct bt_sampling scored = {.max_tokens = 1, .prompt_logprobs = 1};
+    attach(world);
+    tell_work(world, 1, SCORED, true, &scored);
+    assert_false(world->step->seqs[0].sample);
+    struct bt_step *step = world->step;
+    world->step = NULL;
+    step->results[0] = (struct bt_step_result){.token = -1, .finish = BT_FINISH_ERROR};
+    bt_decode_core_step_done(world->core, world->now_us += 1000);
+    listen(world);
+    assert_int_equal(world->ended.reason, BT_END_NONFINITE);
+    assert_int_equal(world->n_scores, 0);
+    assert_true(bt_decode_core_is_idle(world->core));
+}
+
+static void test_what_can_never_run_here_is_refused(void **state) {
+    struct world *world = *state;
+    const struct bt_logit_bias bias[] = {{99, 1}, {100, 1}};
+    struct bt_sampling sampling = {.max_tokens = 1, .prompt_logprobs = 1};
+    attach(world);
+    tell_work(world, 1, SCORED, false, &sampling); /* scores of a prompt computed elsewhere */
+    assert_int_equal(world->reserved.reason, BT_END_INVALID);
+    sampling = (struct bt_sampling){.max_tokens = 1, .n_bias = 2, .bias = bias};
+    tell_work(world, 2, SCORED, true, &sampling); /* 100 tokens are in the vocabulary */
+    assert_int_equal(world->reserved.reason, BT_END_INVALID);
+    sampling.n_bias = 1;
+    tell_work(world, 3, SCORED, true, &sampling);
+    assert_true(world->reserved.accepted);
+    assert_int_equal(run_to_the_end(world), SCORED);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_question_about_a_prompt_computed_here, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_question_before_the_hand_off, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_question_about_what_is_not_here, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_scored_prompt_takes_no_prefix, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_scored_row_that_is_no_number_ends_it, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_what_can_never_run_here_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -129,8 +129,8 @@ static void test_tokens_then_end(void **state) {
     assert_int_equal(job->arrived_us, world->now_us - 40000);
     assert_int_equal(job->deadline_us, world->now_us + 1000000);
     bt_ledger_answer(world->ledger, job, &(struct bt_msg_reserved){.accepted = true, .pages = 1});
-    bt_ledger_token(world->ledger, job, 11, BT_FINISH_NONE, 0x11);
-    bt_ledger_token(world->ledger, job, 12, BT_FINISH_LENGTH, 0x12);
+    bt_ledger_token(world->ledger, job, 11, BT_FINISH_NONE, 0x11, NULL);
+    bt_ledger_token(world->ledger, job, 12, BT_FINISH_LENGTH, 0x12, NULL);
     bt_ledger_end(world->ledger, world->now_us, job, &(struct bt_msg_ended){.reason = BT_END_DONE});
     bt_ledger_drop(world->ledger, job);
     const struct heard *heard = listen(world);
@@ -157,10 +157,10 @@ static void test_resume_tells_again(void **state) {
     pulse(world, 0);
     struct bt_job *job = open_job(world, 0, 1), *other = open_job(world, 0, 2);
     for (int32_t i = 0; i < 5; i++)
-        bt_ledger_token(world->ledger, job, 100 + i, BT_FINISH_NONE, 0);
+        bt_ledger_token(world->ledger, job, 100 + i, BT_FINISH_NONE, 0, NULL);
     assert_int_equal(listen(world)->n_rows, 5);
     bt_ledger_closed(world->ledger, world->now_us, 0);
-    bt_ledger_token(world->ledger, job, 105, BT_FINISH_NONE, 0);
+    bt_ledger_token(world->ledger, job, 105, BT_FINISH_NONE, 0, NULL);
     assert_int_equal(listen(world)->n_rows, 0); /* nobody is there */
     world->now_us += 500000;
     attach(world, 0, router_a);
@@ -221,7 +221,7 @@ static void test_given_up_is_unknown_to_a_late_resume(void **state) {
     struct world *world = *state;
     attach(world, 0, router_a);
     struct bt_job *job = open_job(world, 0, 1);
-    bt_ledger_token(world->ledger, job, 40, BT_FINISH_NONE, 0);
+    bt_ledger_token(world->ledger, job, 40, BT_FINISH_NONE, 0, NULL);
     bt_ledger_closed(world->ledger, world->now_us, 0);
     world->now_us += BT_LEASE_MS * 1000 + 1;
     bt_ledger_tick(world->ledger, world->now_us);
