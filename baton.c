@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/bench.h"
 #include "cli/chat.h"
 #include "cli/inspect.h"
 #include "cli/roles.h"
@@ -21,6 +22,7 @@ static const struct command commands[] = {
     {"router", "takes requests by HTTP, places them on workers, streams tokens", bt_router_command},
     {"prefill", "a worker that computes prompts and hands the KV cache over", bt_prefill_command},
     {"decode", "a worker that takes the KV cache and decodes tokens", bt_decode_command},
+    {"bench", "load on a server: latencies, goodput, a picture", bt_bench_main},
     {"inspect", "what a model file is and what it costs to run", bt_inspect_main},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -1,0 +1,242 @@
+/* Keeps a bench's connections and makes new ones when all are busy. */
+#include "cli/bench_connection.h"
+
+#include <netdb.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
+#include <event2/event.h>
+
+struct bt_bench_connection {
+    struct bt_bench_connections *owner;
+    struct evhttp_connection *http;
+    bool closed;                               /* the server closed it while it was idle */
+    struct bt_bench_connection *next;          /* in idle or dead */
+    struct bt_bench_connection *newer, *older; /* in all */
+};
+
+struct bt_bench_connections {
+    struct event_base *base;
+    struct event *sweep; /* frees `dead` outside of evhttp's callbacks */
+    struct bt_bench_connection *all, *idle, *dead;
+    SSL_CTX *tls;     /* NULL: plain */
+    char host[256];   /* as in the URL, for Host and the certificate */
+    char address[64]; /* what it resolved to */
+    char authority[300], prefix[256], authorization[300];
+    uint16_t port;
+    uint32_t timeout_s;
+};
+
+/* ---- the target ---- */
+
+static bt_status parse_url(struct bt_bench_connections *c, const char *url, bool *https,
+                           struct bt_error *err) {
+    struct evhttp_uri *uri = evhttp_uri_parse(url);
+    const char *scheme = uri ? evhttp_uri_get_scheme(uri) : NULL,
+               *host = uri ? evhttp_uri_get_host(uri) : NULL,
+               *path = uri ? evhttp_uri_get_path(uri) : NULL;
+    bool plain = scheme && !strcmp(scheme, "http");
+    *https = scheme && !strcmp(scheme, "https");
+    size_t n_path = path ? strlen(path) : 0;
+    bool good = (plain || *https) && host && *host && strlen(host) < sizeof c->host && n_path < 256;
+    if (good) {
+        /* An IPv6 address stands in brackets in a URL only. */
+        bool bracket = host[0] == '[' && host[strlen(host) - 1] == ']';
+        snprintf(c->host, sizeof c->host, "%.*s", (int)strlen(host) - 2 * bracket, host + bracket);
+        int port = evhttp_uri_get_port(uri);
+        c->port = (uint16_t)(port > 0 ? port : *https ? 443 : 80);
+        snprintf(c->authority, sizeof c->authority, "%s:%u", host, c->port);
+        while (n_path && path[n_path - 1] == '/')
+            n_path--;
+        /* People give the base URL of OpenAI clients, which ends with /v1. */
+        if (n_path >= 3 && !memcmp(path + n_path - 3, "/v1", 3))
+            n_path -= 3;
+        snprintf(c->prefix, sizeof c->prefix, "%.*s", (int)n_path, path ? path : "");
+    }
+    if (uri)
+        evhttp_uri_free(uri);
+    if (!good)
+        return bt_fail(err, BT_E_INVALID,
+                       "url \"%.100s\" is not of the form http[s]://host[:port][/path]", url);
+    return BT_OK;
+}
+
+static bt_status resolve(struct bt_bench_connections *c, struct bt_error *err) {
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *list = NULL;
+    int code = getaddrinfo(c->host, NULL, &hints, &list);
+    if (code == 0)
+        code = getnameinfo(list->ai_addr, list->ai_addrlen, c->address, sizeof c->address, NULL, 0,
+                           NI_NUMERICHOST);
+    if (list)
+        freeaddrinfo(list);
+    return code ? bt_fail(err, BT_E_INVALID, "host \"%.100s\": %s", c->host, gai_strerror(code))
+                : BT_OK;
+}
+
+static bt_status open_tls(struct bt_bench_connections *c, const char *ca_file,
+                          struct bt_error *err) {
+    c->tls = SSL_CTX_new(TLS_client_method());
+    if (!c->tls)
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for TLS");
+    SSL_CTX_set_verify(c->tls, SSL_VERIFY_PEER, NULL);
+    if (ca_file ? SSL_CTX_load_verify_locations(c->tls, ca_file, NULL) != 1
+                : SSL_CTX_set_default_verify_paths(c->tls) != 1)
+        return bt_fail(err, BT_E_INVALID, "ca-file \"%.150s\": %s", ca_file ? ca_file : "",
+                       ERR_reason_error_string(ERR_peek_last_error()));
+    return BT_OK;
+}
+
+static void destroy(struct bt_bench_connection *connection) {
+    struct bt_bench_connection *newer = connection->newer, *older = connection->older;
+    *(newer ? &newer->older : &connection->owner->all) = older;
+    if (older)
+        older->newer = newer;
+    evhttp_connection_set_closecb(connection->http, NULL, NULL);
+    evhttp_connection_free(connection->http);
+    free(connection);
+}
+
+static void on_sweep(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    struct bt_bench_connections *c = arg;
+    while (c->dead) {
+        struct bt_bench_connection *connection = c->dead;
+        c->dead = connection->next;
+        destroy(connection);
+    }
+}
+
+bt_status bt_bench_connections_create(struct event_base *base, const struct bt_bench_target *target,
+                                      struct bt_bench_connections **out, struct bt_error *err) {
+    struct bt_bench_connections *c = calloc(1, sizeof *c);
+    if (!c)
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for connections");
+    *out = c;
+    c->base = base;
+    c->timeout_s = target->timeout_s;
+    bool https = false;
+    BT_TRY(parse_url(c, target->url, &https, err));
+    if (target->api_key && snprintf(c->authorization, sizeof c->authorization, "Bearer %s",
+                                    target->api_key) >= (int)sizeof c->authorization)
+        return bt_fail(err, BT_E_INVALID, "api-key has %zu bytes, it may have at most %zu",
+                       strlen(target->api_key), sizeof c->authorization - 8);
+    BT_TRY(resolve(c, err));
+    if (https)
+        BT_TRY(open_tls(c, target->ca_file, err));
+    c->sweep = evtimer_new(base, on_sweep, c);
+    return c->sweep ? BT_OK : bt_fail(err, BT_E_NO_MEMORY, "out of memory for connections");
+}
+
+void bt_bench_connections_destroy(struct bt_bench_connections *c) {
+    if (!c)
+        return;
+    while (c->all)
+        destroy(c->all);
+    if (c->sweep)
+        event_free(c->sweep);
+    SSL_CTX_free(c->tls);
+    free(c);
+}
+
+const char *bt_bench_connections_prefix(const struct bt_bench_connections *c) {
+    return c->prefix;
+}
+
+/* ---- connections ---- */
+
+static void on_close(struct evhttp_connection *http, void *arg) {
+    (void)http;
+    struct bt_bench_connection *connection = arg;
+    connection->closed = true;
+}
+
+/* NULL: no memory. */
+static struct bufferevent *tls_stream(struct bt_bench_connections *c) {
+    SSL *ssl = SSL_new(c->tls);
+    if (!ssl)
+        return NULL;
+    /* A certificate names addresses apart from names, and only names are said in the hello. */
+    bool is_address = X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), c->host) == 1;
+    if (!is_address &&
+        (SSL_set1_host(ssl, c->host) != 1 || SSL_set_tlsext_host_name(ssl, c->host) != 1)) {
+        SSL_free(ssl);
+        return NULL;
+    }
+    struct bufferevent *bev = bufferevent_openssl_socket_new(
+        c->base, -1, ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
+    if (!bev)
+        SSL_free(ssl);
+    else
+        bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
+    return bev;
+}
+
+static struct bt_bench_connection *create(struct bt_bench_connections *c) {
+    struct bt_bench_connection *connection = calloc(1, sizeof *connection);
+    struct bufferevent *bev = connection && c->tls ? tls_stream(c) : NULL;
+    if (!connection || (c->tls && !bev)) {
+        free(connection);
+        return NULL;
+    }
+    connection->owner = c;
+    connection->http =
+        evhttp_connection_base_bufferevent_new(c->base, NULL, bev, c->address, c->port);
+    if (!connection->http) {
+        if (bev)
+            bufferevent_free(bev);
+        free(connection);
+        return NULL;
+    }
+    evhttp_connection_set_timeout(connection->http, (int)c->timeout_s);
+    evhttp_connection_set_closecb(connection->http, on_close, connection);
+    connection->older = c->all;
+    if (c->all)
+        c->all->newer = connection;
+    c->all = connection;
+    return connection;
+}
+
+static void bury(struct bt_bench_connection *connection) {
+    struct bt_bench_connections *c = connection->owner;
+    connection->next = c->dead;
+    c->dead = connection;
+    event_active(c->sweep, EV_TIMEOUT, 1);
+}
+
+struct bt_bench_connection *bt_bench_connection_take(struct bt_bench_connections *c) {
+    while (c->idle) {
+        struct bt_bench_connection *connection = c->idle;
+        c->idle = connection->next;
+        connection->next = NULL;
+        if (!connection->closed)
+            return connection;
+        bury(connection);
+    }
+    return create(c);
+}
+
+int bt_bench_connection_send(struct bt_bench_connection *connection, struct evhttp_request *request,
+                             enum evhttp_cmd_type type, const char *path) {
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
+    evhttp_add_header(headers, "Host", connection->owner->authority);
+    evhttp_add_header(headers, "Accept", "*/*");
+    if (connection->owner->authorization[0])
+        evhttp_add_header(headers, "Authorization", connection->owner->authorization);
+    return evhttp_make_request(connection->http, request, type, path);
+}
+
+void bt_bench_connection_give_back(struct bt_bench_connection *connection, bool good) {
+    struct bt_bench_connections *c = connection->owner;
+    if (!good || connection->closed) {
+        bury(connection);
+        return;
+    }
+    connection->next = c->idle;
+    c->idle = connection;
+}
