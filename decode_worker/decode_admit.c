@@ -166,15 +166,14 @@ void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct
                                                   .logprobs = commit->logprobs});
 }
 
-static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
-                     enum bt_end reason) {
+static struct bt_msg_ended report_of(const struct bt_decode_seq *seq, enum bt_end reason) {
     const struct bt_job *job = seq->job;
     struct bt_msg_ended end = {
         .reason = reason,
         .pages = seq->n_pages_prompt,
         .pages_held = seq->n_pages_held,
         .kv_bytes = seq->kv_bytes,
-        .stages = {.steps = seq->n_steps},
+        .stages = {.steps = seq->n_steps, .batch_rows = seq->batch_rows},
     };
     if (seq->granted_us && seq->joined_us)
         end.stages.transfer_us = seq->joined_us - seq->granted_us;
@@ -186,6 +185,19 @@ static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_dec
         end.stages.join_us = seq->first_step_us - seq->joined_us;
     if (seq->first_step_us)
         end.stages.decode_us = seq->last_step_us - seq->first_step_us;
+    return end;
+}
+
+void bt_decode_report(struct bt_decode_core *core, struct bt_decode_seq *seq, enum bt_end reason) {
+    struct bt_msg_ended report = report_of(seq, reason);
+    bt_ledger_report(core->ledger, seq->job, &report);
+}
+
+static void tell_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
+                     enum bt_end reason) {
+    struct bt_msg_ended end = report_of(seq, reason);
+    if (reason == BT_END_DONE)
+        bt_decode_report(core, seq, reason);
     bt_ledger_end(core->ledger, now_us, seq->job, &end);
 }
 

@@ -48,6 +48,7 @@ struct bt_decode_seq {
     /* When, for the stage durations; 0: not yet. */
     uint64_t granted_us, joined_us, computing_us, first_step_us, last_step_us;
     uint32_t n_steps;
+    uint64_t batch_rows; /* of all sequences in these steps */
 };
 
 struct bt_decode_core {
@@ -81,6 +82,8 @@ void bt_decode_reserve(struct bt_decode_core *core, uint64_t now_us, uint32_t sl
                        const struct bt_msg_work *work);
 void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
                             const struct bt_kv_msg *commit);
+/* Its stages so far, before its next token is told. DONE: that token is the last. */
+void bt_decode_report(struct bt_decode_core *core, struct bt_decode_seq *seq, enum bt_end reason);
 /* Every end. `told`: the router hears of it; otherwise it knows or is gone. */
 void bt_decode_end(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,
                    enum bt_end reason, bool told);

@@ -116,10 +116,12 @@ void bt_decode_on_step(struct bt_decode_core *core, uint64_t now_us) {
         bt_decode_publish(core, seq);
         if (seq->state == BT_DECODE_RUNNING) {
             seq->n_steps++;
+            seq->batch_rows += step->n_rows;
             seq->last_step_us = now_us;
         } else if (part->sample) {
             seq->state = BT_DECODE_RUNNING;
             seq->joined_us = now_us;
+            bt_decode_report(core, seq, 0);
         }
         if (part->n_scores && step->results[i].finish == BT_FINISH_ERROR) {
             bt_decode_end(core, now_us, seq, BT_END_NONFINITE, true);

@@ -253,7 +253,6 @@ static void take_send_action(struct bt_prefill_core *core, uint64_t now_us,
     case BT_KV_SEND_GRANTED:
         if (bt_prefill_handles(core, seq, BT_PREFILL_ON_GRANTED)) {
             seq->state = BT_PREFILL_GRANTED;
-            seq->granted_us = now_us;
             seq->n_pages_held = action->pages_held;
         }
         break;

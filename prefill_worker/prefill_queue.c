@@ -157,8 +157,8 @@ void bt_prefill_take_pages(struct bt_prefill_core *core, uint64_t now_us) {
 
 /* ---- ends ---- */
 
-static void tell_end(struct bt_prefill_core *core, uint64_t now_us, struct bt_prefill_seq *seq,
-                     enum bt_end reason) {
+static struct bt_msg_ended report_of(const struct bt_prefill_core *core,
+                                     const struct bt_prefill_seq *seq, enum bt_end reason) {
     struct bt_msg_ended end = {
         .reason = reason,
         .pages = seq->n_pages,
@@ -168,12 +168,23 @@ static void tell_end(struct bt_prefill_core *core, uint64_t now_us, struct bt_pr
     };
     if (seq->offered_us)
         end.stages.queue_us = seq->offered_us - seq->job->received_us;
-    if (seq->granted_us)
-        end.stages.grant_us = seq->granted_us - seq->offered_us;
-    if (seq->computed_us) {
+    if (seq->computing_us)
+        end.stages.grant_us = seq->computing_us - seq->offered_us;
+    if (seq->computed_us)
         end.stages.prefill_us = seq->computed_us - seq->computing_us;
+    return end;
+}
+
+void bt_prefill_report(struct bt_prefill_core *core, struct bt_prefill_seq *seq) {
+    struct bt_msg_ended report = report_of(core, seq, 0);
+    bt_ledger_report(core->ledger, seq->job, &report);
+}
+
+static void tell_end(struct bt_prefill_core *core, uint64_t now_us, struct bt_prefill_seq *seq,
+                     enum bt_end reason) {
+    struct bt_msg_ended end = report_of(core, seq, reason);
+    if (seq->computed_us)
         end.stages.transfer_us = now_us - seq->computed_us;
-    }
     bt_ledger_end(core->ledger, now_us, seq->job, &end);
 }
 

@@ -96,6 +96,7 @@ static void take_token(struct bt_prefill_core *core, uint64_t now_us, struct bt_
     if (finish == BT_FINISH_NONE && job->n_tokens - job->n_prompt + 1 >= job->sampling.max_tokens)
         finish = BT_FINISH_LENGTH;
     seq->state = BT_PREFILL_HANDING;
+    bt_prefill_report(core, seq);
     bt_ledger_token(core->ledger, job, result->token, finish, result->hash, &result->logprobs);
     bt_kv_send_finish(core->send, now_us, seq->send, result->token, finish, result->hash,
                       job->sampling.logprobs ? &result->logprobs : NULL);

@@ -52,7 +52,7 @@ struct bt_prefill_seq {
     uint32_t n_blocks;   /* of them, entered in the index (or found there) */
     struct bt_id chain;  /* hash of the last of these blocks; the root where there is none */
     uint32_t n_pages, n_pages_cached, n_pages_held; /* of the prompt; found here; found on D */
-    uint64_t offered_us, granted_us, computing_us, computed_us;
+    uint64_t offered_us, computing_us, computed_us;
 };
 
 enum bt_prefill_link_state {
@@ -103,6 +103,8 @@ void bt_prefill_accept(struct bt_prefill_core *core, uint64_t now_us, uint32_t s
 void bt_prefill_offer(struct bt_prefill_core *core, uint64_t now_us);
 /* Takes pages for granted prompts, the oldest first. */
 void bt_prefill_take_pages(struct bt_prefill_core *core, uint64_t now_us);
+/* Its stages so far, before token 0 is told. */
+void bt_prefill_report(struct bt_prefill_core *core, struct bt_prefill_seq *seq);
 /* Every end. `told`: the router hears of it; otherwise it knows or is gone. */
 void bt_prefill_end(struct bt_prefill_core *core, uint64_t now_us, struct bt_prefill_seq *seq,
                     enum bt_end reason, bool told);

@@ -6,6 +6,7 @@
 #include "common/base/assert.h"
 #include "router/core_attempt.h"
 #include "router/core_state.h"
+#include "router/followers.h"
 
 /* The largest of that role; 0 when there is none that could take work. */
 static uint32_t largest(const struct bt_router_core *core, enum bt_role role) {
@@ -63,6 +64,9 @@ static bt_status refuse_invalid(struct bt_router_core *core, const struct bt_sub
     else if (strnlen(submit->tenant, BT_NAME_BYTES) == BT_NAME_BYTES)
         status = bt_fail(err, BT_E_INVALID, "the tenant's name has more than %d bytes",
                          BT_NAME_BYTES - 1);
+    else if (submit->sampling.n_bias > BT_LOGIT_BIASES)
+        status = bt_fail(err, BT_E_INVALID, "logit_bias names %u tokens, the limit is %d",
+                         submit->sampling.n_bias, BT_LOGIT_BIASES);
     else if ((uint64_t)n + *max_tokens > context)
         status = bt_fail(err, BT_E_TOO_LARGE,
                          "the prompt has %u tokens and %u more are asked for, together %llu; the "
@@ -98,9 +102,28 @@ static struct bt_request *take_request(struct bt_router_core *core) {
     else
         core->first_free = core->requests[i].live_next;
     struct bt_request *req = &core->requests[i];
-    *req = (struct bt_request){
-        .id = ++core->n_ids << BT_SLOT_BITS | i, .p = BT_NO_WORKER, .d = BT_NO_WORKER};
+    *req = (struct bt_request){.id = ++core->n_ids << BT_SLOT_BITS | i,
+                               .p = BT_NO_WORKER,
+                               .d = BT_NO_WORKER,
+                               .leader = BT_NO_REQUEST,
+                               .first_follower = BT_NO_REQUEST,
+                               .follow_next = BT_NO_REQUEST,
+                               .follow_prev = BT_NO_REQUEST};
     return req;
+}
+
+/* The bias is borrowed for this call only: its entries go to the token store as words. */
+static void keep_bias(struct bt_router_core *core, struct bt_request *req) {
+    const struct bt_logit_bias *bias = req->sampling.bias;
+    uint32_t n_words = 0;
+    for (uint32_t i = 0; i < req->sampling.n_bias; i++) {
+        int32_t words[sizeof *bias / sizeof(int32_t)];
+        memcpy(words, &bias[i], sizeof words);
+        for (size_t w = 0; w < sizeof words / sizeof *words; w++)
+            bt_token_store_append(&core->tokens, &req->first_bias, &req->last_bias, n_words++,
+                                  words[w]);
+    }
+    req->sampling.bias = NULL;
 }
 
 static void fill(struct bt_router_core *core, struct bt_request *req,
@@ -115,6 +138,7 @@ static void fill(struct bt_router_core *core, struct bt_request *req,
         req->sampling.seed = bt_core_draw(core).lo;
     req->n_prompt = submit->n_tokens;
     req->chunks_reserved = n_chunks;
+    keep_bias(core, req);
     for (uint32_t i = 0; i < submit->n_tokens; i++)
         bt_token_store_append(&core->tokens, &req->first_chunk, &req->last_chunk, i,
                               submit->tokens[i]);
@@ -131,7 +155,8 @@ bt_status bt_router_core_submit(struct bt_router_core *core, uint64_t now_us,
     uint32_t max_tokens = 0;
     BT_TRY(refuse_unavailable(core, err));
     BT_TRY(refuse_invalid(core, submit, &max_tokens, err));
-    uint32_t n_chunks = bt_token_store_chunks_for((uint64_t)submit->n_tokens + max_tokens);
+    uint32_t n_chunks = bt_token_store_chunks_for((uint64_t)submit->n_tokens + max_tokens) +
+                        bt_token_store_chunks_for(bt_core_bias_words(&submit->sampling));
     BT_TRY(refuse_full(core, n_chunks, err));
     struct bt_request *req = take_request(core);
     fill(core, req, submit, max_tokens, n_chunks);
@@ -139,9 +164,11 @@ bt_status bt_router_core_submit(struct bt_router_core *core, uint64_t now_us,
     core->counters.prompt_tokens += req->n_prompt;
     core->n_in[BT_REQUEST_FREE]++; /* set_state takes it out again */
     bt_core_set_state(core, req, BT_REQUEST_QUEUED);
-    bt_request_heap_put(&core->queue, req);
+    if (!submit->leader || !bt_followers_join(core, req, submit->leader)) {
+        bt_request_heap_put(&core->queue, req);
+        core->dispatch_due = true;
+    }
     bt_core_arm(core, req);
-    core->dispatch_due = true;
     *out = req;
     bt_core_leave(core);
     return BT_OK;

@@ -128,7 +128,7 @@ void bt_core_set_state(struct bt_router_core *core, struct bt_request *req,
 
 uint32_t bt_core_live(const struct bt_router_core *core) {
     uint32_t n = 0;
-    for (int state = BT_REQUEST_QUEUED; state < BT_REQUEST_ENDED; state++)
+    for (int state = BT_REQUEST_QUEUED; state < BT_REQUEST_SERVED; state++)
         n += core->n_in[state];
     return n;
 }
@@ -137,12 +137,21 @@ uint32_t bt_core_next_index(const struct bt_request *req) {
     return req->n_tokens - req->n_prompt;
 }
 
+bool bt_core_wants_scores(const struct bt_request *req) {
+    return req->sampling.prompt_logprobs && req->n_scored + 1 < req->n_prompt;
+}
+
+uint32_t bt_core_bias_words(const struct bt_sampling *sampling) {
+    return sampling->n_bias * (uint32_t)(sizeof(struct bt_logit_bias) / sizeof(int32_t));
+}
+
 void bt_core_arm(struct bt_router_core *core, struct bt_request *req) {
     req->timer_us = req->deadline_us;
     if (req->state == BT_REQUEST_QUEUED) {
         if (req->queue_deadline_us < req->timer_us)
             req->timer_us = req->queue_deadline_us;
-        if (!bt_request_heap_has(&core->queue, req) && req->not_before_us < req->timer_us)
+        if (!bt_request_heap_has(&core->queue, req) && req->leader == BT_NO_REQUEST &&
+            req->not_before_us < req->timer_us)
             req->timer_us = req->not_before_us;
     }
     bt_request_heap_put(&core->timers, req);
@@ -163,8 +172,12 @@ static void reap(struct bt_router_core *core) {
     while (core->first_ended != BT_NO_REQUEST) {
         struct bt_request *req = &core->requests[core->first_ended];
         core->first_ended = req->live_next;
+        uint32_t n_bias_words = bt_core_bias_words(&req->sampling);
+        uint32_t n_bias_chunks = bt_token_store_chunks_for(n_bias_words);
+        bt_token_store_release(&core->tokens, req->first_bias, req->last_bias, n_bias_words,
+                               n_bias_chunks);
         bt_token_store_release(&core->tokens, req->first_chunk, req->last_chunk, req->n_tokens,
-                               req->chunks_reserved);
+                               req->chunks_reserved - n_bias_chunks);
         core->n_in[BT_REQUEST_ENDED]--;
         req->state = BT_REQUEST_FREE;
         req->live_next = core->first_free;
@@ -193,9 +206,13 @@ void bt_core_leave(struct bt_router_core *core) {
 
 /* ---- events ---- */
 
+static bool has_ended(const struct bt_request *req) {
+    return req->state == BT_REQUEST_ENDED || req->state == BT_REQUEST_SERVED;
+}
+
 void bt_router_core_cancel(struct bt_router_core *core, uint64_t now_us, struct bt_request *req) {
     /* Before the frame, which may free an ended one. */
-    bool ended = req->state == BT_REQUEST_ENDED;
+    bool ended = has_ended(req);
     if (ended)
         bt_lifecycle_event(core, req, BT_LIFE_CANCEL, (struct bt_life_cause){0});
     bt_core_enter(core, now_us);
@@ -205,7 +222,7 @@ void bt_router_core_cancel(struct bt_router_core *core, uint64_t now_us, struct 
 }
 
 void bt_router_core_stop(struct bt_router_core *core, uint64_t now_us, struct bt_request *req) {
-    bool ended = req->state == BT_REQUEST_ENDED;
+    bool ended = has_ended(req);
     if (ended)
         bt_lifecycle_event(core, req, BT_LIFE_STOP, (struct bt_life_cause){0});
     bt_core_enter(core, now_us);
@@ -220,7 +237,8 @@ static void look_at(struct bt_router_core *core, struct bt_request *req) {
         bt_lifecycle_event(core, req, BT_LIFE_DEADLINE, none);
     else if (req->state == BT_REQUEST_QUEUED && req->queue_deadline_us <= core->now_us)
         bt_lifecycle_event(core, req, BT_LIFE_QUEUE_TIMEOUT, none);
-    else if (req->state == BT_REQUEST_QUEUED && !bt_request_heap_has(&core->queue, req))
+    else if (req->state == BT_REQUEST_QUEUED && req->leader == BT_NO_REQUEST &&
+             !bt_request_heap_has(&core->queue, req))
         bt_lifecycle_event(core, req, BT_LIFE_BACKOFF_OVER, none);
     else
         bt_core_arm(core, req);

@@ -19,7 +19,7 @@ struct bt_router_core;
 enum {
     BT_ROUTER_SLOTS = BT_MAX_WORKERS * 2, /* Attach streams; two while a worker redials */
     BT_ROUTER_TICK_MS = 50,               /* call tick at least this often */
-    BT_ROUTER_TOKEN_ROWS = 16384,         /* in one TOKENS message; more closes the stream */
+    BT_ROUTER_TOKEN_ROWS = 16384, /* in one TOKENS or SCORES message; more closes the stream */
     BT_ROUTER_REASON_BYTES = 192,
 };
 
@@ -203,13 +203,13 @@ struct bt_request_record {
     uint32_t prompt_tokens, generated_tokens, attempts, moves, retries;
     uint32_t pages, pages_held, pages_cached_p;
     uint64_t kv_bytes;
-    /* Durations, microseconds. total = queue + worker stages + network, where all of it is known.
-     */
+    /* Durations, microseconds. */
     uint64_t age_us; /* since its end; of a live one since its start */
     uint64_t total_us, ttft_us, itl_mean_us, itl_max_us;
-    uint64_t queue_us, replay_us;
-    struct bt_stages p, d;
-    uint64_t network_us;
+    uint64_t span_us[BT_SPAN_COUNT];  /* they add up to total_us */
+    uint64_t start_us[BT_SPAN_COUNT]; /* what of them passed before the first token */
+    uint32_t unknown;      /* bit i: span i has not been reported; network has its time */
+    struct bt_stages p, d; /* the workers' words on the last attempt */
     struct bt_verdict verdict;
 };
 /* i = 0 is the last one ended; false past the end. */
@@ -218,6 +218,10 @@ bool bt_router_core_record(const struct bt_router_core *core, uint64_t now_us, u
 /* Live ones: *cursor = 0 first; false past the end. */
 bool bt_router_core_live(const struct bt_router_core *core, uint64_t now_us, uint32_t *cursor,
                          struct bt_request_record *out);
+
+/* The record of a request that has ended, before the next event: what its END action names. */
+void bt_router_core_record_of(const struct bt_router_core *core, const struct bt_request *req,
+                              struct bt_request_record *out);
 
 /* The targets in use, set or learnt; 0 while nothing is learnt. For a prompt of n_tokens. */
 uint64_t bt_router_core_ttft_target_us(const struct bt_router_core *core, uint32_t n_tokens);

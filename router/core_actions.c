@@ -14,7 +14,8 @@ bt_status bt_core_actions_init(struct bt_core_actions *actions, struct bt_error 
     actions->list = calloc(BT_ACTIONS_MAX, sizeof *actions->list);
     actions->reasons = calloc(BT_REASONS_MAX, sizeof *actions->reasons);
     actions->resume = calloc(BT_RESUME_MAX, sizeof *actions->resume);
-    if (!actions->list || !actions->reasons || !actions->resume)
+    actions->logprobs = calloc(BT_ACTIONS_LOGPROBS, sizeof *actions->logprobs);
+    if (!actions->list || !actions->reasons || !actions->resume || !actions->logprobs)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for the router's actions");
     return BT_OK;
 }
@@ -23,6 +24,7 @@ void bt_core_actions_fini(struct bt_core_actions *actions) {
     free(actions->list);
     free(actions->reasons);
     free(actions->resume);
+    free(actions->logprobs);
     memset(actions, 0, sizeof *actions);
 }
 
@@ -50,14 +52,36 @@ static struct bt_core_action *push(struct bt_router_core *core, enum bt_router_a
     return action;
 }
 
+/* Copies, which live until the list is drained. */
+static const struct bt_logprobs *keep_logprobs(struct bt_core_actions *actions,
+                                               const struct bt_logprobs *logprobs, uint32_t n) {
+    BT_ASSERT(n <= BT_ACTIONS_LOGPROBS - actions->n_logprobs);
+    struct bt_logprobs *kept = &actions->logprobs[actions->n_logprobs];
+    memcpy(kept, logprobs, n * sizeof *kept);
+    actions->n_logprobs += n;
+    return kept;
+}
+
+void bt_core_actions_scores(struct bt_router_core *core, struct bt_request *req, uint32_t first,
+                            const struct bt_logprobs *logprobs, uint32_t n) {
+    struct bt_core_action *action = push(core, BT_ROUTER_SCORES);
+    action->request = bt_core_index(core, req);
+    action->index = first;
+    action->n_scores = n;
+    action->logprobs = keep_logprobs(&core->actions, logprobs, n);
+}
+
 void bt_core_actions_emit(struct bt_router_core *core, struct bt_request *req, uint32_t index,
-                          int32_t token, enum bt_finish finish, uint64_t hash) {
+                          int32_t token, enum bt_finish finish, uint64_t hash,
+                          const struct bt_logprobs *logprobs) {
     struct bt_core_action *action = push(core, BT_ROUTER_EMIT);
     action->request = bt_core_index(core, req);
     action->index = index;
     action->token = token;
     action->finish = finish;
     action->hash = hash;
+    if (logprobs)
+        action->logprobs = keep_logprobs(&core->actions, logprobs, 1);
 }
 
 void bt_core_actions_end(struct bt_router_core *core, struct bt_request *req, const char *reason) {
@@ -131,6 +155,14 @@ static void fill_work(struct bt_router_core *core, const struct bt_core_action *
                                  .elapsed_ms = ms_until(req->arrived_us, core->now_us),
                                  .prefill_here = action->msg_type == BT_MSG_RESERVE &&
                                                  req->placement != BT_PLACE_SPLIT};
+    /* Scores come once: an attempt after them is like any other. */
+    if (req->placement != BT_PLACE_LOCAL_SCORES)
+        work->sampling.prompt_logprobs = 0;
+    if (req->sampling.n_bias) {
+        bt_token_store_copy(&core->tokens, req->first_bias, bt_core_bias_words(&req->sampling),
+                            (int32_t *)core->bias);
+        work->sampling.bias = core->bias;
+    }
     memcpy(work->tenant, req->tenant, sizeof work->tenant);
     int peer = action->msg_type == BT_MSG_RESERVE ? req->p : req->d;
     if (peer != BT_NO_WORKER)
@@ -191,7 +223,8 @@ bool bt_router_core_next(struct bt_router_core *core, struct bt_router_action *o
     struct bt_core_actions *actions = &core->actions;
     while (actions->n_given < actions->n) {
         const struct bt_core_action *action = &actions->list[actions->n_given++];
-        if (action->type == BT_ROUTER_EMIT && core->requests[action->request].muted)
+        bool is_output = action->type == BT_ROUTER_EMIT || action->type == BT_ROUTER_SCORES;
+        if (is_output && core->requests[action->request].muted)
             continue;
         *out = (struct bt_router_action){.type = action->type,
                                          .slot = action->slot,
@@ -199,9 +232,13 @@ bool bt_router_core_next(struct bt_router_core *core, struct bt_router_action *o
                                          .token = action->token,
                                          .finish = action->finish,
                                          .hash = action->hash,
+                                         .logprobs = action->logprobs,
+                                         .n_scores = action->n_scores,
                                          .status = action->status,
                                          .reason = action->reason};
-        if (action->type == BT_ROUTER_EMIT || action->type == BT_ROUTER_END)
+        if (action->type == BT_ROUTER_SCORES)
+            out->first_score = action->index;
+        if (is_output || action->type == BT_ROUTER_END)
             out->req = &core->requests[action->request];
         if (action->type == BT_ROUTER_SEND) {
             fill(core, action, &actions->msg);
@@ -209,6 +246,6 @@ bool bt_router_core_next(struct bt_router_core *core, struct bt_router_action *o
         }
         return true;
     }
-    actions->n = actions->n_given = actions->n_reasons = 0;
+    actions->n = actions->n_given = actions->n_reasons = actions->n_logprobs = 0;
     return false;
 }

@@ -8,10 +8,13 @@
 #include <stdint.h>
 
 #include "router/core.h"
+#include "router/fence.h"
 
 enum {
     /* One TOKENS message: each row an EMIT, an END and two Cancels; held rows; the slices. */
     BT_ACTIONS_MAX = 4 * BT_ROUTER_TOKEN_ROWS + 32768,
+    /* One TOKENS message and all held rows, or one SCORES. */
+    BT_ACTIONS_LOGPROBS = BT_ROUTER_TOKEN_ROWS + BT_FENCE_ROWS,
     BT_REASONS_MAX = 4096,
     BT_RESUME_MAX = 16384,
 };
@@ -25,7 +28,9 @@ struct bt_core_action {
     uint32_t request; /* index in the core's table */
     uint32_t index;   /* EMIT: the token's. SEND: the worker */
     int32_t token;
-    uint64_t hash; /* EMIT. SEEN, RESUME: number of rows */
+    uint64_t hash;                      /* EMIT. SEEN, RESUME: number of rows */
+    const struct bt_logprobs *logprobs; /* EMIT, SCORES */
+    uint32_t n_scores;                  /* SCORES; index is the first one's position */
     const char *reason;
     struct bt_attempt key;
     struct bt_id ticket;
@@ -36,6 +41,8 @@ struct bt_core_actions {
     uint32_t n, n_given;
     char (*reasons)[BT_ROUTER_REASON_BYTES]; /* [BT_REASONS_MAX] */
     uint32_t n_reasons;
+    struct bt_logprobs *logprobs; /* [BT_ACTIONS_LOGPROBS] */
+    uint32_t n_logprobs;
     struct bt_resume *resume; /* [BT_RESUME_MAX]; filled by one Join at a time */
     uint32_t n_resume;
     struct bt_peer peers[BT_MAX_WORKERS];
@@ -51,7 +58,10 @@ const char *bt_core_actions_reason(struct bt_core_actions *actions, const char *
     __attribute__((format(printf, 2, 3)));
 
 void bt_core_actions_emit(struct bt_router_core *core, struct bt_request *req, uint32_t index,
-                          int32_t token, enum bt_finish finish, uint64_t hash);
+                          int32_t token, enum bt_finish finish, uint64_t hash,
+                          const struct bt_logprobs *logprobs);
+void bt_core_actions_scores(struct bt_router_core *core, struct bt_request *req, uint32_t first,
+                            const struct bt_logprobs *logprobs, uint32_t n);
 void bt_core_actions_end(struct bt_router_core *core, struct bt_request *req, const char *reason);
 void bt_core_actions_log(struct bt_router_core *core, const char *reason);
 void bt_core_actions_close(struct bt_router_core *core, uint32_t slot, const char *reason);

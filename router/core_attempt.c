@@ -5,6 +5,7 @@
 
 #include "common/base/assert.h"
 #include "router/core_state.h"
+#include "router/followers.h"
 
 /* ---- the lists of a worker's requests ---- */
 
@@ -47,6 +48,12 @@ static void open_part(struct bt_router_core *core, struct bt_request *req, int w
     *(is_p ? &req->p_open : &req->d_open) = true;
 }
 
+/* A wait of a stream that was lost counts as its replay. */
+static void leave_queue(struct bt_router_core *core, struct bt_request *req) {
+    if (!req->lost_us)
+        req->queue_total_us += core->now_us - req->queued_us;
+}
+
 void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
                           const struct bt_placement_choice *choice) {
     struct bt_worker *workers = core->workers.workers;
@@ -57,8 +64,10 @@ void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
     req->p_end = 0;
     req->placement = choice->why;
     req->placed_us = core->now_us;
-    req->queue_total_us += core->now_us - req->queued_us;
+    leave_queue(core, req);
+    req->accepted_us = req->resumed_us = 0;
     req->p_stages = req->d_stages = (struct bt_stages){0};
+    req->p_reported = req->d_reported = false;
     req->p_name[0] = 0;
     if (req->retry_due) {
         req->retrying = true;
@@ -70,6 +79,7 @@ void bt_core_attempt_open(struct bt_router_core *core, struct bt_request *req,
     core->counters.placed[choice->why]++;
 
     open_part(core, req, choice->d, false);
+    req->prompt_d = workers[choice->d].incarnation;
     req->pages_asked = choice->pages;
     workers[choice->d].pages_asked += choice->pages;
     if (choice->p != BT_NO_WORKER) {
@@ -100,6 +110,8 @@ void bt_core_attempt_answered(struct bt_router_core *core, struct bt_request *re
     worker->pages_asked -= req->pages_asked;
     if (accepted)
         worker->pages_accepted += req->pages_asked;
+    if (accepted && !req->accepted_us)
+        req->accepted_us = core->now_us;
     req->pages_asked = 0;
     req->was_placed |= accepted;
 }
@@ -190,8 +202,24 @@ static void count_loss(struct bt_router_core *core, struct bt_request *req, enum
         req->preempted |= loss == BT_LOSS_PREEMPTED;
         req->moved |= loss != BT_LOSS_PREEMPTED;
     }
-    if (bt_core_next_index(req) && !req->lost_us)
-        req->lost_us = core->now_us;
+}
+
+/* What the lost attempt took, and what it was good for. */
+static void keep_spans(struct bt_router_core *core, struct bt_request *req) {
+    if (!bt_core_next_index(req)) {
+        req->wasted_us += core->now_us - req->placed_us;
+        return;
+    }
+    if (!req->resumed_us)
+        return; /* it was to continue a stream, and has not: that is one long replay */
+    if (req->attempt_first == 0) {
+        struct bt_record record;
+        bt_core_describe(core, core->now_us, req, &record);
+        bt_spans_of_start(&record.facts, &record.pub, req->start_us);
+        req->start_kept = true;
+    }
+    req->decoded_us += req->last_token_us - req->resumed_us;
+    req->lost_us = req->last_token_us;
 }
 
 static uint64_t backoff_us(struct bt_router_core *core, const struct bt_request *req) {
@@ -203,18 +231,28 @@ static uint64_t backoff_us(struct bt_router_core *core, const struct bt_request 
     return us / 2 + bt_core_draw(core).lo % (us / 2);
 }
 
+/* Those that wait for its cache have the same prompt: they are not tried either. */
+static void end_poisoned(struct bt_router_core *core, struct bt_request *req) {
+    const char *reason = bt_core_actions_reason(
+        &core->actions,
+        "%u workers died while this request was on them; it is not tried on another", req->deaths);
+    while (req->first_follower != BT_NO_REQUEST) {
+        core->counters.poisoned++;
+        bt_core_attempt_end(core, &core->requests[req->first_follower], BT_E_PEER_GONE,
+                            BT_FINISH_NONE, reason);
+    }
+    core->counters.poisoned++;
+    bt_core_attempt_end(core, req, BT_E_PEER_GONE, BT_FINISH_NONE, reason);
+}
+
 void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, enum bt_loss loss,
                           enum bt_end end) {
     bt_core_attempt_cancel(core, req);
     leave_attempt(core, req);
     count_loss(core, req, loss);
+    keep_spans(core, req);
     if (req->deaths >= BT_DEATHS_MAX && loss == BT_LOSS_DEATH) {
-        core->counters.poisoned++;
-        bt_core_attempt_end(core, req, BT_E_PEER_GONE, BT_FINISH_NONE,
-                            bt_core_actions_reason(&core->actions,
-                                                   "%u workers died while this request was on them;"
-                                                   " it is not tried on another",
-                                                   req->deaths));
+        end_poisoned(core, req);
         return;
     }
     if (req->failures >= BT_FAILURES_MAX) {
@@ -241,32 +279,29 @@ void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, e
 
 static void put_record(struct bt_router_core *core, struct bt_request *req, bool p_expected,
                        bool d_expected) {
-    struct bt_record record = {.ended_us = core->now_us,
-                               .attempt = req->attempt,
-                               .p_expected = p_expected,
-                               .d_expected = d_expected,
-                               .preempted = req->preempted,
-                               .alone = bt_core_live(core) <= 1};
-    bt_core_describe(core, req, &record.pub);
-    req->verdict = bt_verdict_of(&core->targets, &record.pub, req->preempted);
-    record.pub.verdict = req->verdict;
+    struct bt_record record;
+    bt_core_describe(core, core->now_us, req, &record);
+    record.ended_us = core->now_us;
+    record.p_expected = p_expected;
+    record.d_expected = d_expected;
+    record.alone = bt_core_live(core) <= 1;
+    bt_record_judge(&record, &core->targets);
+    req->verdict = record.pub.verdict;
     bt_record_put(&core->records, &record, bt_core_sums(core));
 }
 
-static void finish(struct bt_router_core *core, struct bt_request *req, bt_status status,
-                   enum bt_finish finish_reason, const char *reason, bool served) {
-    bool p_expected = served && req->p_open, d_expected = served && req->d_open;
-    if (served) {
-        bt_core_attempt_close_p(core, req);
-        bt_core_attempt_close_d(core, req);
-    } else {
-        bt_core_attempt_cancel(core, req);
+/* The client's part of the end: the record, the counters, END. */
+static void end_for_client(struct bt_router_core *core, struct bt_request *req, bt_status status,
+                           enum bt_finish finish_reason, const char *reason, bool served) {
+    bool p_expected = served && req->p_open;
+    bool d_expected = served && req->d_open && !req->d_reported;
+    if (req->state == BT_REQUEST_QUEUED) {
+        leave_queue(core, req);
+        req->queued_us = core->now_us;
     }
-    leave_attempt(core, req);
-    if (req->state == BT_REQUEST_QUEUED)
-        req->queue_total_us += core->now_us - req->queued_us;
-    bt_request_heap_remove(&core->queue, req);
-    bt_request_heap_remove(&core->timers, req);
+    if (req->lost_us)
+        req->replay_total_us += core->now_us - req->lost_us;
+    req->lost_us = 0;
     req->status = status;
     req->finish = finish_reason;
     struct bt_router_counters *counters = &core->counters;
@@ -275,8 +310,17 @@ static void finish(struct bt_router_core *core, struct bt_request *req, bt_statu
         : status == BT_E_DEADLINE  ? &counters->ended_deadline
                                    : &counters->ended_failed);
     put_record(core, req, p_expected, d_expected);
-    bt_core_set_state(core, req, BT_REQUEST_ENDED);
     bt_core_actions_end(core, req, reason);
+}
+
+/* Nothing is left to do for it; followers that still wait go on without it. */
+static void leave_table(struct bt_router_core *core, struct bt_request *req) {
+    leave_attempt(core, req);
+    bt_request_heap_remove(&core->queue, req);
+    bt_request_heap_remove(&core->timers, req);
+    bt_core_set_state(core, req, BT_REQUEST_ENDED);
+    bt_followers_leave(core, req);
+    bt_followers_hand_over(core, req);
     req->live_next = core->first_ended;
     core->first_ended = bt_core_index(core, req);
     core->dispatch_due = true;
@@ -284,10 +328,26 @@ static void finish(struct bt_router_core *core, struct bt_request *req, bt_statu
 
 void bt_core_attempt_serve(struct bt_router_core *core, struct bt_request *req,
                            enum bt_finish finish_reason) {
-    finish(core, req, BT_OK, finish_reason, "", true);
+    end_for_client(core, req, BT_OK, finish_reason, "", true);
+    bt_core_attempt_close_p(core, req);
+    /* P gave the last token, and D will have the cache soon. */
+    if (req->first_follower != BT_NO_REQUEST && req->d_open && !req->from_d) {
+        leave_attempt(core, req);
+        bt_core_set_state(core, req, BT_REQUEST_SERVED);
+        return;
+    }
+    bt_core_attempt_close_d(core, req);
+    leave_table(core, req);
+}
+
+void bt_core_attempt_retire(struct bt_router_core *core, struct bt_request *req) {
+    bt_core_attempt_close_d(core, req);
+    leave_table(core, req);
 }
 
 void bt_core_attempt_end(struct bt_router_core *core, struct bt_request *req, bt_status status,
                          enum bt_finish finish_reason, const char *reason) {
-    finish(core, req, status, finish_reason, reason, false);
+    bt_core_attempt_cancel(core, req);
+    end_for_client(core, req, status, finish_reason, reason, false);
+    leave_table(core, req);
 }

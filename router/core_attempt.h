@@ -41,9 +41,11 @@ void bt_core_attempt_lose(struct bt_router_core *core, struct bt_request *req, e
                           enum bt_end end);
 
 /* The client was given its last token: what the workers still have to do is theirs, their reports
- * go to the record. */
+ * go to the record. SERVED, while followers wait for the cache that D is about to have. */
 void bt_core_attempt_serve(struct bt_router_core *core, struct bt_request *req,
                            enum bt_finish finish);
+/* One that was SERVED so: what its followers waited for has come, or will not. */
+void bt_core_attempt_retire(struct bt_router_core *core, struct bt_request *req);
 /* Any other end: both workers are told. reason: "" for BT_OK. */
 void bt_core_attempt_end(struct bt_router_core *core, struct bt_request *req, bt_status status,
                          enum bt_finish finish, const char *reason);

@@ -5,7 +5,7 @@
 
 struct sums {
     uint32_t n_in[BT_REQUEST_STATE_COUNT];
-    uint32_t n_timers, n_queue, n_retrying, n_held;
+    uint32_t n_timers, n_queue, n_retrying, n_held, n_waiting, n_following;
     uint64_t chunks_used, chunks_reserved;
     uint32_t requests[BT_MAX_WORKERS], pages_asked[BT_MAX_WORKERS], backlog[BT_MAX_WORKERS];
 };
@@ -25,6 +25,34 @@ static bool part_is_valid(const struct bt_router_core *core, bool open, int16_t 
     return worker->state != BT_WORKER_NONE && worker->role == role;
 }
 
+/* Followers wait for one that will have the cache and does not wait itself; the ring of its
+ * followers holds each of them once. */
+static bool followers_are_valid(const struct bt_router_core *core, const struct bt_request *req,
+                                uint32_t *n_following) {
+    uint32_t me = bt_core_index(core, req), first = req->first_follower, n = 0;
+    if (req->leader != BT_NO_REQUEST &&
+        (req->state != BT_REQUEST_QUEUED || first != BT_NO_REQUEST ||
+         req->leader >= core->n_touched || req->attempt || bt_request_heap_has(&core->queue, req)))
+        return false;
+    if (first == BT_NO_REQUEST)
+        return true;
+    if (req->from_d || req->state < BT_REQUEST_QUEUED || req->state > BT_REQUEST_SERVED)
+        return false;
+    uint32_t r = first;
+    do {
+        if (r >= core->n_touched || ++n > core->n_touched)
+            return false;
+        const struct bt_request *follower = &core->requests[r];
+        uint32_t next = follower->follow_next;
+        if (follower->leader != me || next >= core->n_touched ||
+            core->requests[next].follow_prev != r)
+            return false;
+        r = next;
+    } while (r != first);
+    *n_following += n;
+    return true;
+}
+
 /* What each state means, said as a condition. */
 static bool state_is_valid(const struct bt_router_core *core, const struct bt_request *req) {
     bool in_queue = bt_request_heap_has(&core->queue, req);
@@ -34,7 +62,7 @@ static bool state_is_valid(const struct bt_router_core *core, const struct bt_re
     switch (req->state) {
     case BT_REQUEST_QUEUED:
         return in_timers && !req->p_open && !req->d_open && !req->window && !req->retrying &&
-               (in_queue || req->not_before_us);
+               (in_queue || req->not_before_us || req->leader != BT_NO_REQUEST);
     case BT_REQUEST_RESERVING:
     case BT_REQUEST_PREFILLING:
         /* No token of this attempt yet: P's own part can only be over by a hand-off. */
@@ -46,6 +74,9 @@ static bool state_is_valid(const struct bt_router_core *core, const struct bt_re
         return in_timers && !in_queue && req->d_open && req->from_d;
     case BT_REQUEST_ASKING:
         return in_timers && !in_queue && req->d_open && !req->p_open && !req->from_d && split;
+    case BT_REQUEST_SERVED:
+        return in_timers && !in_queue && req->d_open && !req->p_open && !req->from_d && split &&
+               !fresh && !req->window;
     case BT_REQUEST_ENDED:
         return !in_timers && !in_queue && !req->p_open && !req->d_open && !req->window;
     default:
@@ -64,9 +95,16 @@ static bool request_is_valid(const struct bt_router_core *core, const struct bt_
     if (req->window && core->fence.rows[req->window].index <= bt_core_next_index(req))
         return false;
     if (bt_core_next_index(req) > req->sampling.max_tokens ||
-        (req->state != BT_REQUEST_ENDED && bt_core_next_index(req) == req->sampling.max_tokens))
+        (req->state < BT_REQUEST_SERVED && bt_core_next_index(req) == req->sampling.max_tokens))
         return false;
-    uint32_t n_chunks = bt_token_store_chunks_for(req->n_tokens);
+    /* Logprobs of the prompt come once, and all of them before a token. */
+    if (req->n_scored >= req->n_prompt || (bt_core_wants_scores(req) && bt_core_next_index(req)))
+        return false;
+    sums->n_waiting += req->leader != BT_NO_REQUEST;
+    if (!followers_are_valid(core, req, &sums->n_following))
+        return false;
+    uint32_t n_chunks = bt_token_store_chunks_for(req->n_tokens) +
+                        bt_token_store_chunks_for(bt_core_bias_words(&req->sampling));
     if (n_chunks > req->chunks_reserved || req->n_prompt < 1 || req->n_tokens < req->n_prompt)
         return false;
     if (!req->d_open && req->pages_asked)
@@ -105,7 +143,8 @@ static bool list_is_valid(const struct bt_router_core *core, uint32_t i) {
             return false;
         const struct bt_request *req = &core->requests[r];
         bool here = is_p ? req->p_open && req->p == (int)i : req->d_open && req->d == (int)i;
-        if (!here || !is_running(req->state) || (is_p ? req->p_prev : req->live_prev) != prev)
+        bool works = is_running(req->state) || req->state == BT_REQUEST_SERVED;
+        if (!here || !works || (is_p ? req->p_prev : req->live_prev) != prev)
             return false;
         prev = r;
         r = is_p ? req->p_next : req->live_next;
@@ -168,7 +207,8 @@ static bool totals_are_valid(const struct bt_router_core *core, const struct sum
     const struct bt_router_counters *c = &core->counters;
     uint64_t ended = c->ended_ok + c->ended_cancelled + c->ended_deadline + c->ended_failed;
     return sums->n_timers == core->timers.n && sums->n_queue == core->queue.n &&
-           sums->n_retrying == core->n_retrying && sums->n_held == core->fence.n_held &&
+           sums->n_waiting == sums->n_following && sums->n_retrying == core->n_retrying &&
+           sums->n_held == core->fence.n_held &&
            sums->chunks_used == bt_token_store_used(&core->tokens) &&
            sums->chunks_reserved == core->tokens.n_reserved &&
            core->tokens.n_reserved <= core->tokens.n_chunks &&

@@ -34,6 +34,8 @@ enum {
     BT_BACKOFF_MS_MAX = 250,
     BT_HOLD_MS = 20,   /* a retry that finds the budget spent looks again */
     BT_ASIDE_MS = 100, /* a request that no attached worker can hold looks again */
+    /* After so long only the prefix table says whether D still has a leader's prompt. */
+    BT_CHOICE_FRESH_MS = 1000,
 };
 
 enum { BT_PAIRS = BT_LIFECYCLE_PAIRS + BT_WORKER_PAIRS };
@@ -69,6 +71,7 @@ struct bt_router_core {
     uint32_t coverage[BT_PAIRS]; /* the request's pairs, then the worker's */
 
     int32_t *scratch; /* [BT_SEQUENCE_MAX] one request's tokens in a row */
+    struct bt_logit_bias bias[BT_LOGIT_BIASES]; /* one request's, while its message is given out */
     struct bt_attempt (*seen)[BT_SEEN_MAX];
 };
 
@@ -84,10 +87,14 @@ void bt_core_set_state(struct bt_router_core *core, struct bt_request *req,
 uint32_t bt_core_live(const struct bt_router_core *core);
 /* Tokens given to the client so far: the index of the next one. */
 uint32_t bt_core_next_index(const struct bt_request *req);
+/* Logprobs of its prompt are asked for and the client has not had all of them. */
+bool bt_core_wants_scores(const struct bt_request *req);
+/* Words of a logit bias in the token store. */
+uint32_t bt_core_bias_words(const struct bt_sampling *sampling);
 /* Puts the request's next time in the heap. */
 void bt_core_arm(struct bt_router_core *core, struct bt_request *req);
 struct bt_id bt_core_draw(struct bt_router_core *core);
-/* All that is known of it, as a record. */
-void bt_core_describe(const struct bt_router_core *core, const struct bt_request *req,
-                      struct bt_request_record *out);
+/* All that is known of it at now_us, as a record; judging it is the caller's. */
+void bt_core_describe(const struct bt_router_core *core, uint64_t now_us,
+                      const struct bt_request *req, struct bt_record *out);
 struct bt_record_sums bt_core_sums(struct bt_router_core *core);

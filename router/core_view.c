@@ -55,11 +55,36 @@ bool bt_router_core_worker(const struct bt_router_core *core, uint64_t now_us, u
     return true;
 }
 
-void bt_core_describe(const struct bt_router_core *core, const struct bt_request *req,
-                      struct bt_request_record *out) {
-    uint64_t now_us = core->now_us;
+static struct bt_span_facts facts_of(uint64_t now_us, const struct bt_request *req) {
+    struct bt_span_facts facts = {
+        .queue_us = req->queue_total_us,
+        .wasted_us = req->wasted_us,
+        .replay_us = req->replay_total_us,
+        .decoded_us = req->decoded_us,
+        .p_reported = req->p_reported,
+        .d_reported = req->d_reported,
+        .first_from_d = req->first_from_d,
+        .start_kept = req->start_kept,
+    };
+    if (req->lost_us)
+        facts.replay_us += now_us - req->lost_us;
+    else if (req->state == BT_REQUEST_QUEUED)
+        facts.queue_us += now_us - req->queued_us;
+    if (req->accepted_us)
+        facts.placement_us = req->accepted_us - req->placed_us;
+    else if (req->state == BT_REQUEST_RESERVING)
+        facts.placement_us = now_us - req->placed_us;
+    memcpy(facts.kept_us, req->start_us, sizeof facts.kept_us);
+    return facts;
+}
+
+void bt_core_describe(const struct bt_router_core *core, uint64_t now_us,
+                      const struct bt_request *req, struct bt_record *out) {
     uint32_t n_generated = bt_core_next_index(req);
-    *out = (struct bt_request_record){
+    now_us = now_us > core->now_us ? now_us : core->now_us;
+    *out = (struct bt_record){
+        .attempt = req->attempt, .preempted = req->preempted, .facts = facts_of(now_us, req)};
+    out->pub = (struct bt_request_record){
         .id = req->id,
         .state = req->state,
         .status = req->status,
@@ -77,23 +102,17 @@ void bt_core_describe(const struct bt_router_core *core, const struct bt_request
         .age_us = now_us - req->arrived_us,
         .total_us = now_us - req->arrived_us,
         .itl_max_us = req->itl_max_us,
-        .queue_us = req->queue_total_us,
-        .replay_us = req->replay_total_us,
         .p = req->p_stages,
         .d = req->d_stages,
-        .verdict = req->verdict,
+        .verdict = {.advice = ""},
     };
-    if (req->state == BT_REQUEST_QUEUED)
-        out->queue_us += now_us - req->queued_us;
     if (req->first_token_us)
-        out->ttft_us = req->first_token_us - req->arrived_us;
+        out->pub.ttft_us = req->first_token_us - req->arrived_us;
     if (n_generated > 1)
-        out->itl_mean_us = (req->last_token_us - req->first_token_us) / (n_generated - 1);
-    if (!out->verdict.advice)
-        out->verdict.advice = "";
-    memcpy(out->tenant, req->tenant, sizeof out->tenant);
-    memcpy(out->p_name, req->p_name, sizeof out->p_name);
-    memcpy(out->d_name, req->d_name, sizeof out->d_name);
+        out->pub.itl_mean_us = (req->last_token_us - req->first_token_us) / (n_generated - 1);
+    memcpy(out->pub.tenant, req->tenant, sizeof out->pub.tenant);
+    memcpy(out->pub.p_name, req->p_name, sizeof out->pub.p_name);
+    memcpy(out->pub.d_name, req->d_name, sizeof out->pub.d_name);
 }
 
 bool bt_router_core_record(const struct bt_router_core *core, uint64_t now_us, uint32_t i,
@@ -101,26 +120,34 @@ bool bt_router_core_record(const struct bt_router_core *core, uint64_t now_us, u
     const struct bt_record *record = bt_record_get(&core->records, i);
     if (!record)
         return false;
-    *out = record->pub;
+    struct bt_record judged = *record;
+    /* With all reports in it is judged before it is counted. */
+    if (!record->p_expected && !record->d_expected)
+        bt_record_judge(&judged, &core->targets);
+    *out = judged.pub;
     out->state = BT_REQUEST_ENDED;
     out->age_us = now_us > record->ended_us ? now_us - record->ended_us : 0;
-    if (!record->p_expected && !record->d_expected) {
-        bt_record_complete(out);
-        out->verdict = bt_verdict_of(&core->targets, out, record->preempted);
-    }
     return true;
+}
+
+void bt_router_core_record_of(const struct bt_router_core *core, const struct bt_request *req,
+                              struct bt_request_record *out) {
+    struct bt_record record;
+    bt_core_describe(core, core->now_us, req, &record);
+    bt_record_judge(&record, &core->targets);
+    *out = record.pub;
 }
 
 bool bt_router_core_live(const struct bt_router_core *core, uint64_t now_us, uint32_t *cursor,
                          struct bt_request_record *out) {
     while (*cursor < core->n_touched) {
         const struct bt_request *req = &core->requests[(*cursor)++];
-        if (req->state == BT_REQUEST_FREE || req->state == BT_REQUEST_ENDED)
+        if (req->state == BT_REQUEST_FREE || req->state >= BT_REQUEST_SERVED)
             continue;
-        bt_core_describe(core, req, out);
-        uint64_t late_us = now_us > core->now_us ? now_us - core->now_us : 0;
-        out->age_us += late_us;
-        out->total_us += late_us;
+        struct bt_record record;
+        bt_core_describe(core, now_us, req, &record);
+        bt_spans_divide(&record.pub, &record.facts);
+        *out = record.pub;
         return true;
     }
     return false;

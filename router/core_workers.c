@@ -215,6 +215,10 @@ static void note_report(struct bt_router_core *core, struct bt_request *req,
     *(from_p ? &req->p_stages : &req->d_stages) = ended->stages;
     if (from_p)
         req->pages_cached_p = ended->pages_cached_p;
+    if (from_p)
+        req->p_reported = true;
+    else if (ended->reason == BT_END_DONE)
+        req->d_reported = true;
     if (ended->pages) {
         req->pages = ended->pages;
         req->pages_held = ended->pages_held;
@@ -232,12 +236,14 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
         bt_core_actions_send(core, i, BT_MSG_SEEN, NULL);
     bool from_p = worker->role == BT_ROLE_PREFILL;
     struct bt_request *req = find_part(core, i, ended->key, &from_p);
-    if (!req) {
+    bool served = req && req->state == BT_REQUEST_SERVED;
+    if (!req || served)
         bt_record_report(&core->records, ended, from_p, bt_core_sums(core));
+    if (!req)
         return;
-    }
-    note_report(core, req, ended, from_p);
-    core->counters.incomplete += ended->reason == BT_END_DONE && !from_p;
+    if (!served)
+        note_report(core, req, ended, from_p);
+    core->counters.incomplete += ended->reason == BT_END_DONE && !from_p && !served;
     if (ended->reason == BT_END_LINK && req->p != BT_NO_WORKER && req->d != BT_NO_WORKER)
         core->workers.avoid_until_us[req->p][req->d] = core->now_us + BT_PAIR_AVOID_MS * 1000ull;
     if (ended->reason == BT_END_DRAINING)
@@ -254,11 +260,50 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
                        (struct bt_life_cause){.end = ended->reason});
 }
 
+/* Its stages so far, before the tokens that they belong to: what the client is told with its last
+ * token is then known. */
+static void on_report(struct bt_router_core *core, uint32_t i, const struct bt_msg_ended *report) {
+    bool from_p = false;
+    struct bt_request *req = find_part(core, i, report->key, &from_p);
+    if (req)
+        note_report(core, req, report, from_p);
+}
+
 static void on_live(struct bt_router_core *core, uint32_t i, const struct bt_msg_live *live) {
     bool from_p = false;
     struct bt_request *req = find_part(core, i, live->key, &from_p);
     if (req && !from_p)
         bt_lifecycle_event(core, req, BT_LIFE_D_LIVE, (struct bt_life_cause){0});
+}
+
+/* The worker breaks the protocol: what it says is not read on. */
+static void close_fault(struct bt_router_core *core, uint32_t slot, const struct bt_error *err) {
+    close_slot(core, slot, bt_core_actions_reason(&core->actions, "%s", err->text));
+}
+
+static void on_tokens(struct bt_router_core *core, uint32_t slot, uint32_t i,
+                      const struct bt_msg_tokens *tokens) {
+    struct bt_error err = {0};
+    bool ok = tokens->n_rows <= BT_ROUTER_TOKEN_ROWS;
+    if (!ok)
+        bt_fail(&err, BT_E_PROTOCOL, "one Tokens has %u rows, the limit is %u", tokens->n_rows,
+                (unsigned)BT_ROUTER_TOKEN_ROWS);
+    for (uint32_t r = 0; ok && r < tokens->n_rows; r++)
+        ok = bt_lifecycle_token(core, i, &tokens->rows[r], &err);
+    if (!ok)
+        close_fault(core, slot, &err);
+}
+
+static void on_scores(struct bt_router_core *core, uint32_t slot, uint32_t i,
+                      const struct bt_msg_scores *scores) {
+    struct bt_error err = {0};
+    bool ok = scores->n_rows <= BT_ROUTER_TOKEN_ROWS;
+    if (!ok)
+        bt_fail(&err, BT_E_PROTOCOL, "one Scores has %u rows, the limit is %u", scores->n_rows,
+                (unsigned)BT_ROUTER_TOKEN_ROWS);
+    ok = ok && bt_lifecycle_scores(core, i, scores, &err);
+    if (!ok)
+        close_fault(core, slot, &err);
 }
 
 static void on_message(struct bt_router_core *core, uint32_t slot, uint32_t i,
@@ -277,18 +322,16 @@ static void on_message(struct bt_router_core *core, uint32_t slot, uint32_t i,
         on_live(core, i, &msg->live);
         break;
     case BT_MSG_TOKENS:
-        if (msg->tokens.n_rows > BT_ROUTER_TOKEN_ROWS) {
-            close_slot(core, slot,
-                       bt_core_actions_reason(&core->actions,
-                                              "one Tokens has %u rows, the limit is %u",
-                                              msg->tokens.n_rows, (unsigned)BT_ROUTER_TOKEN_ROWS));
-            break;
-        }
-        for (uint32_t r = 0; r < msg->tokens.n_rows; r++)
-            bt_lifecycle_token(core, i, &msg->tokens.rows[r]);
+        on_tokens(core, slot, i, &msg->tokens);
+        break;
+    case BT_MSG_SCORES:
+        on_scores(core, slot, i, &msg->scores);
         break;
     case BT_MSG_ENDED:
         on_ended(core, i, &msg->ended);
+        break;
+    case BT_MSG_REPORT:
+        on_report(core, i, &msg->ended);
         break;
     default:
         close_slot(core, slot,

@@ -8,7 +8,7 @@
 
 #include "router/shell.h"
 
-enum { RECORDS_SHOWN = 100, ALWAYS_SHOWN = 3 /* queue, prefill, transfer */ };
+enum { RECORDS_SHOWN = 100 };
 
 bool bt_debug_find(const struct bt_shell *shell, uint64_t id, struct bt_request_record *out) {
     uint32_t cursor = 0;
@@ -26,20 +26,21 @@ struct duration {
     uint64_t us;
 };
 
-static void add_durations(struct bt_text_buffer *out, const struct duration *list, size_t n,
-                          bool milliseconds) {
-    bool first = true;
-    for (size_t i = 0; i < n; i++) {
-        if (milliseconds && !list[i].us && i >= ALWAYS_SHOWN)
-            continue; /* the short list shows what took time */
-        if (!first || !milliseconds)
-            bt_text_buffer_add_literal(out, ",");
-        first = false;
-        if (milliseconds)
-            bt_text_buffer_printf(out, "\"%s_ms\":%.3f", list[i].name, (double)list[i].us / 1e3);
+static void add_durations(struct bt_text_buffer *out, const struct duration *list, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        bt_text_buffer_printf(out, ",\"%s_us\":%" PRIu64, list[i].name, list[i].us);
+}
+
+void bt_debug_write_stages(struct bt_text_buffer *out, const struct bt_request_record *r) {
+    bt_text_buffer_add_literal(out, "{");
+    for (int i = 0; i < BT_SPAN_COUNT; i++) {
+        bt_text_buffer_printf(out, "\"%s_ms\":", bt_span_name((enum bt_span)i));
+        if (r->unknown & 1u << i)
+            bt_text_buffer_add_literal(out, "null,");
         else
-            bt_text_buffer_printf(out, "\"%s_us\":%" PRIu64, list[i].name, list[i].us);
+            bt_text_buffer_printf(out, "%.3f,", (double)r->span_us[i] / 1e3);
     }
+    bt_text_buffer_printf(out, "\"total_ms\":%.3f}", (double)r->total_us / 1e3);
 }
 
 static void add_name(struct bt_text_buffer *out, const char *key, const char *name) {
@@ -90,19 +91,18 @@ static const char *const reasons[BT_PLACEMENT_COUNT] = {
     [BT_PLACE_LOCAL_PREFIX] = "the decode worker holds the prompt's prefix: it prefills the rest",
     [BT_PLACE_LOCAL_NEVER] = "the router was told never to disaggregate",
     [BT_PLACE_LOCAL_NO_PREFILL] = "no prefill worker is alive: the decode worker prefills",
+    [BT_PLACE_LOCAL_SCORES] = "logprobs of the prompt are wanted: the decode worker makes both",
+    [BT_PLACE_LOCAL_CHOICE] = "a further choice: it runs where the first one's prompt is",
     [BT_PLACE_LOCAL_PAIR_BROKEN] =
         "the links to this decode worker were lost just now: it prefills",
 };
 
 void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_record *r) {
     const struct duration durations[] = {
-        {"age", r->age_us},
-        {"total", r->total_us},
-        {"ttft", r->ttft_us},
-        {"itl_mean", r->itl_mean_us},
-        {"itl_max", r->itl_max_us},
-        {"queue", r->queue_us},
-        {"replay", r->replay_us},
+        {"age", r->age_us},           {"total", r->total_us},     {"ttft", r->ttft_us},
+        {"itl_mean", r->itl_mean_us}, {"itl_max", r->itl_max_us},
+    };
+    const struct duration workers[] = {
         {"prefill_queue", r->p.queue_us},
         {"prefill_grant", r->p.grant_us},
         {"prefill", r->p.prefill_us},
@@ -112,17 +112,6 @@ void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_r
         {"decode_transfer", r->d.transfer_us},
         {"decode_join", r->d.join_us},
         {"decode", r->d.decode_us},
-        {"network", r->network_us},
-    };
-    const struct duration stages[] = {
-        {"queue", r->queue_us + r->p.queue_us + r->p.grant_us + r->d.queue_us},
-        {"prefill", r->p.prefill_us + r->d.prefill_us},
-        {"transfer", r->p.transfer_us},
-        {"join", r->d.join_us},
-        {"decode", r->d.decode_us},
-        {"replay", r->replay_us},
-        {"network", r->network_us},
-        {"total", r->total_us},
     };
     bt_text_buffer_printf(out, "{\"id\":\"%016" PRIx64 "\",\"state\":\"%s\",\"status\":\"%s\"",
                           r->id, bt_request_state_name(r->state), bt_status_name(r->status));
@@ -139,12 +128,13 @@ void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_r
     bt_text_buffer_printf(out,
                           ",\"pages\":%" PRIu32 ",\"pages_held\":%" PRIu32
                           ",\"pages_cached_prefill\":%" PRIu32 ",\"kv_bytes\":%" PRIu64
-                          ",\"decode_steps\":%" PRIu32,
-                          r->pages, r->pages_held, r->pages_cached_p, r->kv_bytes, r->d.steps);
-    add_durations(out, durations, sizeof durations / sizeof durations[0], false);
-    bt_text_buffer_add_literal(out, ",\"stages\":{");
-    add_durations(out, stages, sizeof stages / sizeof stages[0], true);
-    bt_text_buffer_add_literal(out, "}");
+                          ",\"decode_steps\":%" PRIu32 ",\"decode_batch\":%.2f",
+                          r->pages, r->pages_held, r->pages_cached_p, r->kv_bytes, r->d.steps,
+                          r->d.steps ? (double)r->d.batch_rows / r->d.steps : 0.0);
+    add_durations(out, durations, sizeof durations / sizeof durations[0]);
+    add_durations(out, workers, sizeof workers / sizeof workers[0]);
+    bt_text_buffer_add_literal(out, ",\"stages\":");
+    bt_debug_write_stages(out, r);
     add_verdict(out, &r->verdict);
     bt_text_buffer_add_literal(out, "}");
 }

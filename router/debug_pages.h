@@ -14,6 +14,9 @@ bool bt_debug_find(const struct bt_shell *shell, uint64_t id, struct bt_request_
 /* One record as a JSON object. */
 void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_record *record);
 
+/* Where its time went, {"queue_ms": ..., "total_ms": ...}; null for what was not reported. */
+void bt_debug_write_stages(struct bt_text_buffer *out, const struct bt_request_record *record);
+
 /* Handlers; arg is the shell. */
 void bt_debug_on_requests(void *arg, struct bt_http_call *call);
 void bt_debug_on_workers(void *arg, struct bt_http_call *call);

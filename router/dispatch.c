@@ -19,6 +19,19 @@ static void set_aside(struct bt_router_core *core, struct bt_request *req, uint3
     bt_core_arm(core, req);
 }
 
+/* Where the cache is that it waited for; before its first attempt only: a lost one is placed like
+ * any other. */
+static int find_choice(const struct bt_router_core *core, const struct bt_request *req) {
+    if (req->attempt || !req->released_us)
+        return BT_NO_WORKER;
+    for (int i = 0; i < BT_MAX_WORKERS; i++) {
+        const struct bt_worker *worker = &core->workers.workers[i];
+        if (bt_worker_is_known(worker) && bt_id_equal(worker->incarnation, req->prompt_d))
+            return i;
+    }
+    return BT_NO_WORKER;
+}
+
 static enum bt_placement_answer choose(struct bt_router_core *core, struct bt_request *req,
                                        struct bt_placement_choice *choice) {
     const struct bt_router_config *config = &core->config;
@@ -31,7 +44,11 @@ static enum bt_placement_answer choose(struct bt_router_core *core, struct bt_re
     const struct bt_placement_ask ask = {.tokens = core->scratch,
                                          .n_tokens = req->n_tokens,
                                          .n_total = req->n_prompt + req->sampling.max_tokens,
-                                         .tenant = req->tenant};
+                                         .tenant = req->tenant,
+                                         .scores = bt_core_wants_scores(req),
+                                         .choice_d = find_choice(core, req),
+                                         .choice_fresh = core->now_us - req->released_us <
+                                                         BT_CHOICE_FRESH_MS * 1000ull};
     return bt_placement_choose(&core->workers, &core->prefix, &rules, core->now_us, &ask, choice);
 }
 

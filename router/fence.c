@@ -55,7 +55,10 @@ enum bt_fence_answer bt_fence_offer(struct bt_fence *fence, uint32_t *window, ui
                                              .token = token->token,
                                              .finish = token->finish,
                                              .hash = token->hash,
-                                             .from_p = from_p};
+                                             .from_p = from_p,
+                                             .has_logprobs = token->logprobs != NULL};
+    if (token->logprobs)
+        fence->rows[row].logprobs = *token->logprobs;
     *link = row;
     return BT_FENCE_HELD;
 }

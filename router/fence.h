@@ -21,7 +21,8 @@ struct bt_fence_row {
     int32_t token;
     enum bt_finish finish;
     uint64_t hash;
-    bool from_p;
+    bool from_p, has_logprobs;
+    struct bt_logprobs logprobs;
 };
 
 struct bt_fence {

@@ -4,6 +4,7 @@
 #include "common/base/assert.h"
 #include "router/core_attempt.h"
 #include "router/core_state.h"
+#include "router/followers.h"
 
 /* ---- reactions ---- */
 
@@ -23,6 +24,14 @@ static void backoff_over(struct bt_router_core *core, struct bt_request *req,
     core->dispatch_due = true;
 }
 
+static void released(struct bt_router_core *core, struct bt_request *req,
+                     struct bt_life_cause cause) {
+    (void)cause;
+    bt_request_heap_put(&core->queue, req);
+    bt_core_arm(core, req);
+    core->dispatch_due = true;
+}
+
 static bool any_worker(const struct bt_router_core *core, enum bt_role role) {
     for (uint32_t i = 0; i < BT_MAX_WORKERS; i++)
         if (bt_worker_is_known(&core->workers.workers[i]) && core->workers.workers[i].role == role)
@@ -33,6 +42,12 @@ static bool any_worker(const struct bt_router_core *core, enum bt_role role) {
 static void queue_timeout(struct bt_router_core *core, struct bt_request *req,
                           struct bt_life_cause cause) {
     (void)cause;
+    bool leader_has_place = req->leader != BT_NO_REQUEST && core->requests[req->leader].was_placed;
+    if (leader_has_place) { /* it waits for a prompt, which its deadline alone bounds */
+        req->queue_deadline_us = core->now_us + core->config.queue_ms * 1000ull;
+        bt_core_arm(core, req);
+        return;
+    }
     if (!req->was_placed) {
         bt_core_attempt_end(core, req, BT_E_DEADLINE, BT_FINISH_NONE,
                             bt_core_actions_reason(&core->actions,
@@ -105,6 +120,31 @@ static void d_token(struct bt_router_core *core, struct bt_request *req,
     (void)cause;
     req->from_d = true;
     bt_core_set_state(core, req, BT_REQUEST_STREAMING);
+    bt_followers_release(core, req);
+}
+
+static void give_scores(struct bt_router_core *core, struct bt_request *req,
+                        struct bt_life_cause cause) {
+    const struct bt_msg_scores *scores = cause.scores;
+    uint32_t next = req->n_scored + 1, end = scores->first + scores->n_rows;
+    if (end <= next) /* an earlier attempt or stream brought them */
+        return;
+    bt_core_actions_scores(core, req, next, scores->rows + (next - scores->first), end - next);
+    req->n_scored = end - 1;
+}
+
+/* D has the cache of a request that P's token ended, or will not have it. */
+static void served_cached(struct bt_router_core *core, struct bt_request *req,
+                          struct bt_life_cause cause) {
+    (void)cause;
+    bt_followers_release(core, req);
+    bt_core_attempt_retire(core, req);
+}
+
+static void served_lost(struct bt_router_core *core, struct bt_request *req,
+                        struct bt_life_cause cause) {
+    (void)cause;
+    bt_core_attempt_retire(core, req);
 }
 
 /* D's part has ended, or D refused. Where P's end had brought the question, P's end is the cause.
@@ -190,6 +230,7 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
             {
                 [BT_LIFE_PLACE] = DOES(place),
                 [BT_LIFE_BACKOFF_OVER] = DOES(backoff_over),
+                [BT_LIFE_RELEASED] = DOES(released),
                 [BT_LIFE_QUEUE_TIMEOUT] = DOES(queue_timeout),
                 [BT_LIFE_DEADLINE] = DOES(end_deadline),
                 [BT_LIFE_CANCEL] = DOES(end_cancelled),
@@ -218,6 +259,7 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 [BT_LIFE_RESERVED] = IGNORED("D said so before"),
                 [BT_LIFE_P_TOKEN] = DOES(p_token),
                 [BT_LIFE_D_TOKEN] = DOES(d_token),
+                [BT_LIFE_D_SCORES] = DOES(give_scores),
                 [BT_LIFE_P_HANDED] = IGNORED("D's tokens say the same"),
                 [BT_LIFE_P_FAILED] = DOES(ask),
                 [BT_LIFE_P_FATAL] = DOES(end_fatal),
@@ -245,6 +287,7 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 [BT_LIFE_RESERVED] = IGNORED("D's tokens said so before"),
                 [BT_LIFE_P_TOKEN] = IGNORED("D has the cache; the fence drops the copy"),
                 [BT_LIFE_D_TOKEN] = IGNORED("the stream goes on: only the fence is asked"),
+                [BT_LIFE_D_SCORES] = IGNORED("all came before its tokens: a copy after Resume"),
                 [BT_LIFE_P_HANDED] = IGNORED("D has the cache: P's part was done"),
                 [BT_LIFE_P_FAILED] = IGNORED("D has the cache: P is not needed"),
                 [BT_LIFE_P_DEAD] = IGNORED("D has the cache: P is not needed"),
@@ -259,6 +302,18 @@ static const struct pair pairs[BT_REQUEST_STATE_COUNT][BT_LIFE_EVENT_COUNT] =
                 [BT_LIFE_D_TOKEN] = DOES(d_token), /* committed before P was gone */
                 [BT_LIFE_D_LIVE] = DOES(committed),
                 [BT_LIFE_D_ATTACHED] = DOES(ask_again),
+            },
+        [BT_REQUEST_SERVED] =
+            {
+                RESUME_SAYS_IT,
+                NOBODY_ASKED,
+                [BT_LIFE_DEADLINE] = DOES(served_lost),
+                [BT_LIFE_CANCEL] = IGNORED("the request has ended"),
+                [BT_LIFE_STOP] = IGNORED("the request has ended"),
+                [BT_LIFE_RESERVED] = IGNORED("P's token said so before"),
+                [BT_LIFE_D_TOKEN] = DOES(served_cached),
+                [BT_LIFE_D_FAILED] = DOES(served_lost),
+                [BT_LIFE_D_DEAD] = DOES(served_lost),
             },
         [BT_REQUEST_ENDED] =
             {
@@ -278,10 +333,10 @@ void bt_lifecycle_event(struct bt_router_core *core, struct bt_request *req,
 
 void bt_lifecycle_pair(uint32_t i, struct bt_pair_view *out) {
     static const char *const events[BT_LIFE_EVENT_COUNT] = {
-        "place",    "backoff_over", "queue_timeout", "deadline", "cancel",
-        "stop",     "reserved",     "refused",       "p_token",  "d_token",
-        "p_handed", "p_failed",     "p_fatal",       "p_dead",   "d_failed",
-        "d_moved",  "d_fatal",      "d_dead",        "d_live",   "d_attached"};
+        "place",    "backoff_over", "released", "queue_timeout", "deadline", "cancel",
+        "stop",     "reserved",     "refused",  "p_token",       "d_token",  "d_scores",
+        "p_handed", "p_failed",     "p_fatal",  "p_dead",        "d_failed", "d_moved",
+        "d_fatal",  "d_dead",       "d_live",   "d_attached"};
     const struct pair *pair = &pairs[i / BT_LIFE_EVENT_COUNT][i % BT_LIFE_EVENT_COUNT];
     *out = (struct bt_pair_view){
         .machine = "request",
@@ -320,6 +375,8 @@ enum bt_request_event bt_lifecycle_event_of_end(enum bt_request_state state, enu
     /* The wire lets no other value through; one would be a worker's error like any other. */
     if (end <= 0 || end >= BT_END_COUNT)
         end = BT_END_INTERNAL;
+    if (state == BT_REQUEST_SERVED) /* having done its last token, D had the cache */
+        return end == BT_END_DONE ? BT_LIFE_D_TOKEN : BT_LIFE_D_FAILED;
     enum bt_request_event event = from_p ? ends[end].p : ends[end].d;
     /* A fatal end is believed of the worker that computes: P before its token, D where it prefills
      * or decodes. Another attempt will find out about the others. */
@@ -350,6 +407,8 @@ static void stamp(struct bt_router_core *core, struct bt_request *req) {
     else if (now_us - req->last_token_us > req->itl_max_us)
         req->itl_max_us = now_us - req->last_token_us;
     req->last_token_us = now_us;
+    if (!req->resumed_us)
+        req->resumed_us = now_us;
     if (req->lost_us) {
         req->replay_total_us += now_us - req->lost_us;
         req->lost_us = 0;
@@ -360,58 +419,49 @@ static void stamp(struct bt_router_core *core, struct bt_request *req) {
     }
 }
 
+/* What the client gets of one row, at once or out of the fence. */
+struct row {
+    int32_t token;
+    enum bt_finish finish;
+    uint64_t hash;
+    const struct bt_logprobs *logprobs;
+};
+
 /* Gives the client its next token; the last one ends the request. */
-static void emit(struct bt_router_core *core, struct bt_request *req, int32_t token,
-                 enum bt_finish finish, uint64_t hash) {
-    if (finish == BT_FINISH_ERROR) {
+static void emit(struct bt_router_core *core, struct bt_request *req, struct row row) {
+    if (row.finish == BT_FINISH_ERROR) {
         end_fatal(core, req, (struct bt_life_cause){.end = BT_END_NONFINITE});
         return;
     }
     uint32_t index = bt_core_next_index(req);
     /* A worker that goes on past the bound is stopped here: the token store has no more room. */
-    bool over = finish == BT_FINISH_NONE && index + 1 == req->sampling.max_tokens;
+    bool over = row.finish == BT_FINISH_NONE && index + 1 == req->sampling.max_tokens;
     if (over)
-        finish = BT_FINISH_LENGTH;
-    bt_token_store_append(&core->tokens, &req->first_chunk, &req->last_chunk, req->n_tokens, token);
+        row.finish = BT_FINISH_LENGTH;
+    bt_token_store_append(&core->tokens, &req->first_chunk, &req->last_chunk, req->n_tokens,
+                          row.token);
     req->n_tokens++;
     core->counters.generated_tokens++;
     stamp(core, req);
-    bt_core_actions_emit(core, req, index, token, finish, hash);
+    bt_core_actions_emit(core, req, index, row.token, row.finish, row.hash,
+                         req->sampling.logprobs ? row.logprobs : NULL);
     if (over)
-        bt_core_attempt_end(core, req, BT_OK, finish, "");
-    else if (finish != BT_FINISH_NONE)
-        bt_core_attempt_serve(core, req, finish);
+        bt_core_attempt_end(core, req, BT_OK, row.finish, "");
+    else if (row.finish != BT_FINISH_NONE)
+        bt_core_attempt_serve(core, req, row.finish);
 }
 
-void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
-                        const struct bt_token *token) {
-    struct bt_request *req = bt_core_find(core, token->key.request);
-    bool from_p = req && req->p_open && req->p == (int)worker;
-    bool from_d = req && req->d_open && req->d == (int)worker;
-    if ((!from_p && !from_d) || token->key.attempt != req->attempt ||
-        (from_p && token->index != req->attempt_first)) {
-        core->counters.tokens_stale++;
-        return;
-    }
-    if (from_d)
-        bt_lifecycle_imply_reserved(core, req);
-    bt_lifecycle_event(core, req, from_p ? BT_LIFE_P_TOKEN : BT_LIFE_D_TOKEN,
-                       (struct bt_life_cause){0});
-    req->was_placed = true;
-    if (from_p)
-        bt_core_attempt_computed(core, req);
-#if BT_MUTANT_token0_one_side
-    /* The planted defect: D's copy of the first token is not taken. */
-    if (from_d && token->index == req->attempt_first && req->placement == BT_PLACE_SPLIT)
-        return;
-#endif
-    struct bt_fence_row row;
+static void offer(struct bt_router_core *core, struct bt_request *req, const struct bt_token *token,
+                  bool from_p) {
+    struct bt_fence_row held;
     switch (bt_fence_offer(&core->fence, &req->window, bt_core_next_index(req), token, from_p)) {
     case BT_FENCE_NEXT:
-        emit(core, req, token->token, token->finish, token->hash);
-        while (req->state != BT_REQUEST_ENDED &&
-               bt_fence_take(&core->fence, &req->window, bt_core_next_index(req), &row))
-            emit(core, req, row.token, row.finish, row.hash);
+        emit(core, req, (struct row){token->token, token->finish, token->hash, token->logprobs});
+        while (req->state < BT_REQUEST_SERVED &&
+               bt_fence_take(&core->fence, &req->window, bt_core_next_index(req), &held))
+            emit(core, req,
+                 (struct row){held.token, held.finish, held.hash,
+                              held.has_logprobs ? &held.logprobs : NULL});
         break;
     case BT_FENCE_HELD:
         core->counters.tokens_held++;
@@ -426,4 +476,89 @@ void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker,
                            (struct bt_life_cause){.end = BT_END_INTERNAL});
         break;
     }
+}
+
+/* What its request asked for must have come with the token, or before it. */
+static bool is_whole(const struct bt_request *req, const struct bt_token *token,
+                     struct bt_error *err) {
+    if (token->finish == BT_FINISH_ERROR) /* it is no token */
+        return true;
+    if (req->sampling.logprobs && !token->logprobs) {
+        bt_fail(err, BT_E_PROTOCOL, "token %u of request %llu.%u has no logprobs, it must have",
+                token->index, (unsigned long long)req->id, req->attempt);
+        return false;
+    }
+    if (bt_core_wants_scores(req)) {
+        bt_fail(err, BT_E_PROTOCOL,
+                "token %u of request %llu.%u came before logprobs of its prompt: %u of %u",
+                token->index, (unsigned long long)req->id, req->attempt, req->n_scored,
+                req->n_prompt - 1);
+        return false;
+    }
+    return true;
+}
+
+bool bt_lifecycle_token(struct bt_router_core *core, uint32_t worker, const struct bt_token *token,
+                        struct bt_error *err) {
+    struct bt_request *req = bt_core_find(core, token->key.request);
+    bool from_p = req && req->p_open && req->p == (int)worker;
+    bool from_d = req && req->d_open && req->d == (int)worker;
+    if ((!from_p && !from_d) || token->key.attempt != req->attempt ||
+        (from_p && token->index != req->attempt_first)) {
+        core->counters.tokens_stale++;
+        return true;
+    }
+    if (!is_whole(req, token, err))
+        return false;
+    if (from_d)
+        bt_lifecycle_imply_reserved(core, req);
+    bt_lifecycle_event(core, req, from_p ? BT_LIFE_P_TOKEN : BT_LIFE_D_TOKEN,
+                       (struct bt_life_cause){0});
+    if (req->state == BT_REQUEST_ENDED) { /* its client has had this token from P */
+        core->counters.tokens_duplicate++;
+        return true;
+    }
+    req->was_placed = true;
+    if (token->index == 0 && bt_core_next_index(req) == 0)
+        req->first_from_d = from_d && req->placement == BT_PLACE_SPLIT;
+    if (from_p)
+        bt_core_attempt_computed(core, req);
+#if BT_MUTANT_token0_one_side
+    /* The planted defect: D's copy of the first token is not taken. */
+    if (from_d && token->index == req->attempt_first && req->placement == BT_PLACE_SPLIT)
+        return true;
+#endif
+    offer(core, req, token, from_p);
+    return true;
+}
+
+bool bt_lifecycle_scores(struct bt_router_core *core, uint32_t worker,
+                         const struct bt_msg_scores *scores, struct bt_error *err) {
+    struct bt_request *req = bt_core_find(core, scores->key.request);
+    bool from_d = req && req->d_open && req->d == (int)worker;
+    bool from_p = req && req->p_open && req->p == (int)worker;
+    if ((!from_p && !from_d) || scores->key.attempt != req->attempt)
+        return true;
+    unsigned long long id = req->id;
+    bt_status status = BT_OK;
+    if (from_p || req->placement != BT_PLACE_LOCAL_SCORES)
+        status = bt_fail(err, BT_E_PROTOCOL,
+                         "logprobs of the prompt of request %llu.%u were not asked for", id,
+                         req->attempt);
+    else if (!scores->first || (uint64_t)scores->first + scores->n_rows > req->n_prompt)
+        status = bt_fail(err, BT_E_PROTOCOL,
+                         "logprobs of request %llu.%u are of positions %u to %llu, the prompt has "
+                         "1 to %u",
+                         id, req->attempt, scores->first,
+                         (unsigned long long)scores->first + scores->n_rows - 1, req->n_prompt - 1);
+    else if (scores->first > req->n_scored + 1)
+        status = bt_fail(err, BT_E_PROTOCOL,
+                         "logprobs of request %llu.%u go on at position %u of the prompt, %u is "
+                         "next",
+                         id, req->attempt, scores->first, req->n_scored + 1);
+    if (status != BT_OK)
+        return false;
+    bt_lifecycle_imply_reserved(core, req);
+    bt_lifecycle_event(core, req, BT_LIFE_D_SCORES, (struct bt_life_cause){.scores = scores});
+    return true;
 }

@@ -16,6 +16,7 @@ struct bt_pair_view;
 enum bt_request_event {
     BT_LIFE_PLACE,         /* dispatch found a pair */
     BT_LIFE_BACKOFF_OVER,  /* it may be placed again */
+    BT_LIFE_RELEASED,      /* its leader's cache is on D, or its leader is gone */
     BT_LIFE_QUEUE_TIMEOUT, /* waited too long for a place */
     BT_LIFE_DEADLINE,
     BT_LIFE_CANCEL, /* the client is gone */
@@ -24,6 +25,7 @@ enum bt_request_event {
     BT_LIFE_REFUSED,  /* D has no room for it */
     BT_LIFE_P_TOKEN,  /* any copy of this attempt's first token from P */
     BT_LIFE_D_TOKEN,  /* any token from D; it has answered Reserve */
+    BT_LIFE_D_SCORES, /* logprobs of its prompt; D has answered Reserve */
     BT_LIFE_P_HANDED, /* P: D committed */
     BT_LIFE_P_FAILED, /* P's part ended otherwise, another attempt may do better */
     BT_LIFE_P_FATAL,  /* P's part ended for a reason that every attempt will meet */
@@ -42,6 +44,7 @@ enum { BT_LIFECYCLE_PAIRS = BT_REQUEST_STATE_COUNT * BT_LIFE_EVENT_COUNT };
 struct bt_life_cause {
     enum bt_end end;                          /* of the part that ended, or D's refusal */
     const struct bt_placement_choice *choice; /* PLACE */
+    const struct bt_msg_scores *scores;       /* D_SCORES: checked */
 };
 
 /* Looks the pair up, counts it, and does what the table says. Asserts on pairs that cannot be. */
@@ -56,5 +59,10 @@ enum bt_request_event bt_lifecycle_event_of_end(enum bt_request_state state, enu
 void bt_lifecycle_imply_reserved(struct bt_router_core *core, struct bt_request *req);
 const char *bt_lifecycle_end_name(enum bt_end end);
 
-/* One row of a worker's tokens: gate, fence, client. */
-void bt_lifecycle_token(struct bt_router_core *core, uint32_t worker, const struct bt_token *token);
+/* One row of a worker's tokens: gate, fence, client. False: the worker breaks the protocol with it,
+ * err says how, and nothing happened. */
+bool bt_lifecycle_token(struct bt_router_core *core, uint32_t worker, const struct bt_token *token,
+                        struct bt_error *err);
+/* A worker's logprobs of a prompt: gate, order, client. False as above. */
+bool bt_lifecycle_scores(struct bt_router_core *core, uint32_t worker,
+                         const struct bt_msg_scores *scores, struct bt_error *err);

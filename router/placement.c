@@ -25,14 +25,37 @@ static bool may_work(const struct view *view, const struct bt_worker *worker, en
            worker->n_requests < view->rules->worker_requests_max;
 }
 
-static bool d_has_room(const struct view *view, uint32_t d) {
+/* shared: pages that it would use together with others, which cost nothing. */
+static bool d_fits(const struct view *view, uint32_t d, uint32_t shared) {
     const struct bt_worker *worker = &view->table->workers[d];
-    if (!may_work(view, worker, BT_ROLE_DECODE) || bt_worker_capacity(worker) < view->ask->n_total)
+    return may_work(view, worker, BT_ROLE_DECODE) &&
+           bt_worker_capacity(worker) >= view->ask->n_total &&
+           bt_worker_pages_free(worker) + shared >= view->pages;
+}
+
+static bool d_has_room(const struct view *view, uint32_t d) {
+    /* Of the prefix, those that others use; cached ones are in the free count already. */
+    uint32_t live = view->table->workers[d].status.census.live;
+    return d_fits(view, d, view->depth[d] < live ? view->depth[d] : live);
+}
+
+/* The D of its leader's prompt, if it still has it and has room. */
+static bool choose_leaders(const struct view *view, struct bt_placement_choice *out) {
+    const struct bt_placement_ask *ask = view->ask;
+    if (ask->choice_d == BT_NO_WORKER || ask->scores)
         return false;
-    /* Prefix pages in use by others cost nothing; cached ones are in the free count already. */
-    uint32_t live = worker->status.census.live;
-    uint32_t shared = view->depth[d] < live ? view->depth[d] : live;
-    return bt_worker_pages_free(worker) + shared >= view->pages;
+    uint32_t d = (uint32_t)ask->choice_d;
+    /* The last token is always computed. */
+    uint32_t shared = (ask->n_tokens - 1) / BT_PAGE_TOKENS;
+    bool fits = ask->choice_fresh ? d_fits(view, d, shared)
+                                  : view->depth[d] >= shared && d_has_room(view, d);
+    if (!fits)
+        return false;
+    *out = (struct bt_placement_choice){.p = BT_NO_WORKER,
+                                        .d = ask->choice_d,
+                                        .why = BT_PLACE_LOCAL_CHOICE,
+                                        .pages = view->pages - shared};
+    return true;
 }
 
 /* What the prefill workers can do for this D. */
@@ -73,6 +96,8 @@ static struct p_view find_p(const struct view *view, uint32_t d) {
 static enum bt_placement way(const struct view *view, uint32_t d, const struct p_view *p) {
     uint32_t n = view->ask->n_tokens;
     enum bt_disaggregate mode = view->rules->mode;
+    if (view->ask->scores)
+        return BT_PLACE_LOCAL_SCORES;
     if (mode == BT_DISAGGREGATE_NEVER)
         return BT_PLACE_LOCAL_NEVER;
     if (mode == BT_DISAGGREGATE_AUTO) {
@@ -110,11 +135,14 @@ enum bt_placement_answer bt_placement_choose(const struct bt_worker_table *table
     if (view.pages > total)
         view.pages = total;
     if (!could_hold(&view, BT_ROLE_DECODE, ask->n_total) ||
-        (rules->mode == BT_DISAGGREGATE_ALWAYS &&
+        (rules->mode == BT_DISAGGREGATE_ALWAYS && !ask->scores &&
          !could_hold(&view, BT_ROLE_PREFILL, ask->n_tokens)))
         return BT_PLACEMENT_ASIDE;
-    bt_prefix_table_walk(prefix, bt_block_root(ask->tenant, table->fingerprint_hash), ask->tokens,
-                         ask->n_tokens, view.depth);
+    if (!ask->scores)
+        bt_prefix_table_walk(prefix, bt_block_root(ask->tenant, table->fingerprint_hash),
+                             ask->tokens, ask->n_tokens, view.depth);
+    if (choose_leaders(&view, out))
+        return BT_PLACEMENT_FOUND;
     int64_t best_score = INT64_MIN;
     bool waits_for_p = false;
     out->d = BT_NO_WORKER;

@@ -20,6 +20,11 @@ struct bt_placement_ask {
     uint32_t n_tokens;
     uint32_t n_total; /* with all that it may still generate */
     const char *tenant;
+    bool scores; /* it wants logprobs of its prompt: D computes all of it */
+    /* The D that has the prompt's whole blocks since its leader was there, or BT_NO_WORKER: it goes
+     * there if there is room. fresh: they have just come, and the prefix table may not know. */
+    int choice_d;
+    bool choice_fresh;
 };
 
 struct bt_placement_rules {

@@ -16,14 +16,17 @@ void bt_record_fini(struct bt_record_ring *ring) {
     *ring = (struct bt_record_ring){0};
 }
 
+void bt_record_judge(struct bt_record *record, const struct bt_verdict_targets *targets) {
+    bt_spans_divide(&record->pub, &record->facts);
+    record->pub.verdict = bt_verdict_of(targets, &record->pub, record->preempted);
+}
+
 static void settle_one(struct bt_record_ring *ring, struct bt_record_sums sums) {
     struct bt_record *record = &ring->records[ring->n_counted++ % ring->n];
-    struct bt_request_record *pub = &record->pub;
-    bt_record_complete(pub);
-    pub->verdict = bt_verdict_of(sums.targets, pub, record->preempted);
+    const struct bt_request_record *pub = &record->pub;
+    bt_record_judge(record, sums.targets);
     sums.counters->slow[pub->verdict.phase][pub->verdict.stage]++;
-    bool reported = !record->p_expected && !record->d_expected;
-    if (pub->status == BT_OK && record->alone && reported && pub->attempts == 1)
+    if (pub->status == BT_OK && record->alone && pub->attempts == 1 && !pub->unknown)
         bt_verdict_learn(sums.targets, pub);
 }
 
@@ -44,34 +47,23 @@ void bt_record_settle(struct bt_record_ring *ring, uint64_t now_us, struct bt_re
     }
 }
 
-void bt_record_add(struct bt_request_record *record, const struct bt_msg_ended *ended,
-                   bool from_p) {
+static void add(struct bt_record *record, const struct bt_msg_ended *ended, bool from_p) {
+    struct bt_request_record *pub = &record->pub;
     if (from_p) {
-        record->p = ended->stages;
-        record->pages_cached_p = ended->pages_cached_p;
+        pub->p = ended->stages;
+        pub->pages_cached_p = ended->pages_cached_p;
+        record->facts.p_reported = true;
     } else {
-        record->d = ended->stages;
+        pub->d = ended->stages;
+        record->facts.d_reported = true;
     }
     if (ended->pages) {
-        record->pages = ended->pages;
-        record->pages_held = ended->pages_held;
+        pub->pages = ended->pages;
+        pub->pages_held = ended->pages_held;
     }
     /* Both ends count the same payload. */
-    if (ended->kv_bytes > record->kv_bytes)
-        record->kv_bytes = ended->kv_bytes;
-}
-
-void bt_record_complete(struct bt_request_record *record) {
-    if (record->attempts != 1 || record->status != BT_OK)
-        return;
-    bool split = record->placement == BT_PLACE_SPLIT;
-    if (!record->d.decode_us && !record->d.prefill_us && !record->p.prefill_us)
-        return;
-    uint64_t known = record->queue_us + record->d.join_us + record->d.decode_us;
-    known += split ? record->p.queue_us + record->p.grant_us + record->p.prefill_us +
-                         record->p.transfer_us
-                   : record->d.queue_us + record->d.prefill_us;
-    record->network_us = record->total_us > known ? record->total_us - known : 0;
+    if (ended->kv_bytes > pub->kv_bytes)
+        pub->kv_bytes = ended->kv_bytes;
 }
 
 bool bt_record_report(struct bt_record_ring *ring, const struct bt_msg_ended *ended, bool from_p,
@@ -86,7 +78,7 @@ bool bt_record_report(struct bt_record_ring *ring, const struct bt_msg_ended *en
         if (record->attempt != ended->key.attempt || !*expected)
             return false;
         uint64_t kv_bytes = record->pub.kv_bytes;
-        bt_record_add(&record->pub, ended, from_p);
+        add(record, ended, from_p);
         sums.counters->kv_bytes += record->pub.kv_bytes - kv_bytes;
         *expected = false;
         return true;

@@ -9,12 +9,14 @@
 #include "common/base/status.h"
 #include "common/rpc/registry_msg.h"
 #include "router/core.h"
+#include "router/spans.h"
 #include "router/verdict.h"
 
 enum { BT_RECORD_WAIT_US = 1000000 };
 
 struct bt_record {
     struct bt_request_record pub;
+    struct bt_span_facts facts;
     uint64_t ended_us;
     uint32_t attempt;
     bool p_expected, d_expected; /* that report has not come */
@@ -46,9 +48,7 @@ bool bt_record_report(struct bt_record_ring *ring, const struct bt_msg_ended *en
                       struct bt_record_sums sums);
 /* Settles what is complete or has waited long enough. */
 void bt_record_settle(struct bt_record_ring *ring, uint64_t now_us, struct bt_record_sums sums);
-/* Adds what a worker says at its end to the request's numbers. */
-void bt_record_add(struct bt_request_record *record, const struct bt_msg_ended *ended, bool from_p);
-/* Fills network_us once both reports are in. */
-void bt_record_complete(struct bt_request_record *record);
+/* What is known of it now, its spans divided and judged. */
+void bt_record_judge(struct bt_record *record, const struct bt_verdict_targets *targets);
 /* i = 0 is the newest; NULL past the end. */
 const struct bt_record *bt_record_get(const struct bt_record_ring *ring, uint32_t i);

@@ -8,8 +8,8 @@ static const char *pick(const char *const *names, unsigned n, unsigned i) {
 
 const char *bt_request_state_name(enum bt_request_state state) {
     static const char *const names[BT_REQUEST_STATE_COUNT] = {
-        "free",         "queued",    "reserving", "prefilling",
-        "transferring", "streaming", "asking",    "ended"};
+        "free",      "queued", "reserving", "prefilling", "transferring",
+        "streaming", "asking", "served",    "ended"};
     return pick(names, BT_REQUEST_STATE_COUNT, state);
 }
 
@@ -27,7 +27,15 @@ const char *bt_slow_phase_name(enum bt_slow_phase phase) {
 }
 
 const char *bt_slow_stage_name(enum bt_slow_stage stage) {
-    static const char *const names[BT_SLOW_STAGE_COUNT] = {"none",  "queue",  "prefill", "transfer",
-                                                           "batch", "memory", "moved",   "network"};
+    static const char *const names[BT_SLOW_STAGE_COUNT] = {
+        "none", "queue", "placement", "prefill_wait", "prefill", "transfer",
+        "join", "batch", "step",      "memory",       "moved",   "network"};
     return pick(names, BT_SLOW_STAGE_COUNT, stage);
+}
+
+const char *bt_span_name(enum bt_span span) {
+    static const char *const names[BT_SPAN_COUNT] = {"queue",   "placement", "prefill_wait",
+                                                     "prefill", "transfer",  "join",
+                                                     "decode",  "moved",     "network"};
+    return pick(names, BT_SPAN_COUNT, span);
 }

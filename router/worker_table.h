@@ -12,7 +12,7 @@
 #include "common/rpc/registry_msg.h"
 #include "router/core.h"
 
-enum { BT_NO_SLOT = -1, BT_NO_REQUEST = UINT32_MAX };
+enum { BT_NO_SLOT = -1 };
 
 struct bt_worker {
     enum bt_worker_state state;

@@ -31,7 +31,7 @@ ONLY = {
 }
 # Cores are pure: no clock, socket, thread, allocation after create.
 CORES = re.compile(r"^(router/(core|admission|placement|worker_table|prefix_table|fence|dispatch|verdict|lifecycle|attempt"
-                   r"|token_store|request_heap|ticket|record)"
+                   r"|token_store|request_heap|ticket|record|spans)"
                    r"|prefill_worker/prefill_(core|queue|run|peers)|decode_worker/decode_(core|admit|grow|step)"
                    r"|common/kv/kv_(pool|hold|index|recv|send)|common/rpc/ledger|common/engine/batch|common/worker/tell_index)[a-z_]*\.c$")
 IMPURE = re.compile(r"\b(clock_gettime|gettimeofday|time|rand|random|printf|fprintf|socket|pthread_\w+|errno)\s*\(")

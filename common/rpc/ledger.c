@@ -299,6 +299,16 @@ void bt_ledger_live(struct bt_ledger *ledger, struct bt_job *job) {
     bt_ledger_list_(ledger, job);
 }
 
+void bt_ledger_report(struct bt_ledger *ledger, struct bt_job *job,
+                      const struct bt_msg_ended *report) {
+    BT_ASSERT(job->held && !job->ended);
+    job->report = *report;
+    job->report.key = job->key;
+    job->report.next_index = job->n_tokens - job->n_prompt;
+    job->report_owed = true;
+    bt_ledger_list_(ledger, job);
+}
+
 void bt_ledger_end(struct bt_ledger *ledger, uint64_t now_us, struct bt_job *job,
                    const struct bt_msg_ended *end) {
     BT_ASSERT(job->held && !job->ended);

@@ -56,8 +56,9 @@ struct bt_job {
     bool answer_owed; /* `reserved` */
     bool live_owed;   /* the answer to PGONE */
     bool end_owed;    /* `end` */
+    bool report_owed; /* `report`, before the tokens */
     struct bt_msg_reserved reserved;
-    struct bt_msg_ended end;
+    struct bt_msg_ended end, report;
     uint32_t next, previous; /* in the list of jobs that have something to say */
     bool listed;
 };
@@ -113,6 +114,9 @@ uint32_t bt_ledger_n_scores(const struct bt_job *job);
 void bt_ledger_answer(struct bt_ledger *ledger, struct bt_job *job,
                       const struct bt_msg_reserved *reserved);
 void bt_ledger_live(struct bt_ledger *ledger, struct bt_job *job);
+/* Its stages so far, told once, before the tokens that have not been told. */
+void bt_ledger_report(struct bt_ledger *ledger, struct bt_job *job,
+                      const struct bt_msg_ended *report);
 /* Its end, told after its tokens and remembered until the router has seen it or one lease is over.
  * key and next_index of *end are filled in here. */
 void bt_ledger_end(struct bt_ledger *ledger, uint64_t now_us, struct bt_job *job,

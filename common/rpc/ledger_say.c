@@ -194,6 +194,22 @@ static void say_tokens(struct bt_ledger *ledger, struct bt_job *first) {
         (struct bt_msg){.type = BT_MSG_TOKENS, .tokens = {.rows = ledger->rows, .n_rows = n}};
 }
 
+/* One message takes the tokens of many jobs: what is to stand before any of them goes first. */
+static bool say_report(struct bt_ledger *ledger, uint32_t *slot) {
+    for (uint32_t i = ledger->first_listed; i != BT_NO_JOB; i = ledger->jobs[i].next) {
+        struct bt_job *job = &ledger->jobs[i];
+        if (!job->report_owed || job->answer_owed)
+            continue;
+        job->report_owed = false;
+        *slot = slot_of(ledger, job);
+        if (*slot == BT_MAX_ROUTERS)
+            continue; /* its end says the same when the router is back */
+        ledger->msg = (struct bt_msg){.type = BT_MSG_REPORT, .ended = job->report};
+        return true;
+    }
+    return false;
+}
+
 static bool say_of_job(struct bt_ledger *ledger, struct bt_job *job) {
     if (job->answer_owed) {
         job->answer_owed = false;
@@ -215,6 +231,8 @@ static bool say_of_job(struct bt_ledger *ledger, struct bt_job *job) {
 }
 
 static bool say_jobs(struct bt_ledger *ledger, uint32_t *slot) {
+    if (say_report(ledger, slot))
+        return true;
     while (ledger->first_listed != BT_NO_JOB) {
         struct bt_job *job = &ledger->jobs[ledger->first_listed];
         *slot = slot_of(ledger, job);

@@ -49,13 +49,14 @@ enum bt_end {
 
 /* Durations of a worker's part, on its own clock, microseconds; 0 where it does not apply. */
 struct bt_stages {
-    uint64_t queue_us;    /* P: Prefill received to hello sent. D: Reserve received to answer */
-    uint64_t grant_us;    /* P: hello to grant */
+    uint64_t queue_us;    /* P: Prefill received to hello. D: Reserve to the first chunk's start */
+    uint64_t grant_us;    /* P: hello to the first chunk's start: grant, pages, the step before */
     uint64_t prefill_us;  /* compute, first chunk's start to last chunk's end */
     uint64_t transfer_us; /* P: last layer computed to committed. D: grant to commit verified */
     uint64_t join_us;     /* D: verified to first decode step */
     uint64_t decode_us;   /* D: first step to last */
     uint32_t steps;       /* D: decode steps */
+    uint64_t batch_rows;  /* D: rows of all sequences in these steps, its own included */
 };
 
 /* ---- worker to router ---- */
@@ -244,6 +245,8 @@ enum bt_msg_type {
     BT_MSG_PULSE, /* router's heartbeat: renews every lease of this router. No fields */
     BT_MSG_FLUSH, /* router asks for an empty prefix cache (/debug/flush). No fields */
     BT_MSG_SCORES,
+    BT_MSG_REPORT, /* as `ended`: what the worker's ENDED will say, as far as it is known, before
+                      the tokens that it belongs to. reason: DONE before D's last token, else 0 */
     BT_MSG_COUNT,
 };
 

@@ -191,6 +191,11 @@ static bt_status check_ended(const struct bt_msg_ended *ended, struct bt_error *
     return check_range("ended.reason", ended->reason, BT_END_DONE, BT_END_COUNT - 1, err);
 }
 
+static bt_status check_report(const struct bt_msg_ended *report, struct bt_error *err) {
+    BT_TRY(check_key("report", &report->key, err));
+    return check_range("report.reason", report->reason, 0, BT_END_DONE, err);
+}
+
 static bt_status check_peers(const struct bt_msg_peers *peers, struct bt_error *err) {
     BT_TRY(check_count("peers", peers->n_peers, BT_MAX_WORKERS, err));
     for (uint32_t i = 0; i < peers->n_peers; i++) {
@@ -293,6 +298,8 @@ static bt_status check_worker_message(const struct bt_msg *msg, struct bt_error 
         return check_ended(&msg->ended, err);
     case BT_MSG_SCORES:
         return check_scores(&msg->scores, err);
+    case BT_MSG_REPORT:
+        return check_report(&msg->ended, err);
     default:
         return bt_fail(err, BT_E_INVALID, "message type %d is none that a worker sends",
                        (int)msg->type);

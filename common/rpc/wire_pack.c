@@ -187,6 +187,7 @@ static void put_ended(struct build *b, const struct bt_msg_ended *ended) {
     b->stages.join_us = ended->stages.join_us;
     b->stages.decode_us = ended->stages.decode_us;
     b->stages.steps = ended->stages.steps;
+    b->stages.batch_rows = ended->stages.batch_rows;
     b->ended.pages = ended->pages;
     b->ended.pages_held = ended->pages_held;
     b->ended.pages_cached_p = ended->pages_cached_p;
@@ -332,6 +333,9 @@ static Baton__V1__WorkerItem__ItemCase put_worker(struct build *b, const struct 
     case BT_MSG_SCORES:
         put_scores(b, &msg->scores, columns);
         return BATON__V1__WORKER_ITEM__ITEM_SCORES;
+    case BT_MSG_REPORT:
+        put_ended(b, &msg->ended);
+        return BATON__V1__WORKER_ITEM__ITEM_REPORT;
     default:
         return BATON__V1__WORKER_ITEM__ITEM__NOT_SET;
     }

@@ -185,7 +185,8 @@ static void get_ended(const Baton__V1__Ended *from, struct bt_msg_ended *ended) 
                                            .transfer_us = from->stages->transfer_us,
                                            .join_us = from->stages->join_us,
                                            .decode_us = from->stages->decode_us,
-                                           .steps = from->stages->steps};
+                                           .steps = from->stages->steps,
+                                           .batch_rows = from->stages->batch_rows};
     ended->pages = from->pages;
     ended->pages_held = from->pages_held;
     ended->pages_cached_p = from->pages_cached_p;
@@ -346,6 +347,10 @@ static bt_status get_worker_item(const Baton__V1__WorkerItem *item, struct bt_wi
     case BATON__V1__WORKER_ITEM__ITEM_SCORES:
         msg->type = BT_MSG_SCORES;
         return get_scores(item->scores, arena, &msg->scores, err);
+    case BATON__V1__WORKER_ITEM__ITEM_REPORT:
+        msg->type = BT_MSG_REPORT;
+        get_ended(item->report, &msg->ended);
+        return BT_OK;
     case BATON__V1__WORKER_ITEM__ITEM_PIECE:
         get_piece(item->piece, kind, piece);
         return BT_OK;

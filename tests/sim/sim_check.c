@@ -91,7 +91,7 @@ static bool is_speaker(const struct sim *sim, const struct bt_router_core *core,
 
 void sim_check_speaker(struct sim *sim, int r, const struct bt_request *req) {
     /* Its last token has closed its parts; a lost one may have others by now. */
-    if (req->state == BT_REQUEST_ENDED || req->state < BT_REQUEST_TRANSFERRING)
+    if (req->state >= BT_REQUEST_SERVED || req->state < BT_REQUEST_TRANSFERRING)
         return;
     const struct bt_router_core *core = sim->nodes[r].router;
     if (!is_speaker(sim, core, req->p) && !is_speaker(sim, core, req->d))
@@ -156,7 +156,7 @@ void sim_check_cancel(struct sim *sim, int r, uint32_t slot, const struct bt_msg
                 seq->job->key.request == cancel->key.request &&
                 seq->job->key.attempt == cancel->key.attempt &&
                 bt_id_equal(seq->job->ticket, cancel->ticket) &&
-                client->req->state != BT_REQUEST_ENDED)
+                client->req->state < BT_REQUEST_SERVED)
                 sim_fail(sim, "P's death is D's to judge",
                          "%s cancels request %llu.%u, which %s has and decodes", sim->nodes[r].name,
                          (unsigned long long)cancel->key.request, cancel->key.attempt, d->name);
@@ -190,6 +190,26 @@ static void check_moves(struct sim *sim, const struct sim_node *node,
                  (unsigned long long)counters->submitted);
 }
 
+/* Where each request's time went adds up to all of it. */
+static void check_spans(struct sim *sim, const struct sim_node *node) {
+    struct bt_request_record record;
+    for (uint32_t i = 0; bt_router_core_record(node->router, sim->now_us, i, &record); i++) {
+        uint64_t all_us = 0, start_us = 0;
+        for (int s = 0; s < BT_SPAN_COUNT; s++) {
+            all_us += record.span_us[s];
+            start_us += record.start_us[s];
+        }
+        if (all_us != record.total_us ||
+            start_us != (record.ttft_us ? record.ttft_us : record.total_us))
+            sim_fail(
+                sim, "stages add up to the whole",
+                "%s: request %llu took %llu us, its stages %llu; %llu to the first token, %llu",
+                node->name, (unsigned long long)record.id, (unsigned long long)record.total_us,
+                (unsigned long long)all_us, (unsigned long long)record.ttft_us,
+                (unsigned long long)start_us);
+    }
+}
+
 void sim_check_rest(struct sim *sim) {
     sim_check_clients(sim);
     for (int n = 0; n < sim->n_nodes; n++) {
@@ -202,6 +222,7 @@ void sim_check_rest(struct sim *sim) {
                          node->name, (unsigned long long)counters->live,
                          (unsigned long long)counters->tokens_stored);
             check_moves(sim, node, counters);
+            check_spans(sim, node);
             continue;
         }
         if (node->role == SIM_PREFILL)

@@ -31,7 +31,7 @@ void sim_make_clients(struct sim *sim) {
         client->seed_given = sim_chance(random, 50);
         uint64_t at = sim->now_us + 300000 + sim_below(random, 2500000);
         sim_push(sim, at, SIM_ON_ARRIVE, -1, (uint32_t)c, 0, NULL);
-        client->aim = BT_REQUEST_QUEUED + sim_below(random, BT_REQUEST_ENDED - BT_REQUEST_QUEUED);
+        client->aim = BT_REQUEST_QUEUED + sim_below(random, BT_REQUEST_SERVED - BT_REQUEST_QUEUED);
         if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25)) {
             client->aims_cancel = sim_chance(random, 40);
             if (!client->aims_cancel)

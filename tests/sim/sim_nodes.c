@@ -203,10 +203,10 @@ static void post(struct sim *sim, int n, struct bt_step *step) {
 }
 
 static void say_msg(struct sim *sim, int n, uint32_t slot, const struct bt_msg *msg) {
-    static const char *const names[] = {"",      "join",   "status",  "blocks",  "reserved",
-                                        "live",  "tokens", "ended",   "welcome", "refused",
-                                        "peers", "resume", "reserve", "prefill", "cancel",
-                                        "pgone", "seen",   "pulse",   "flush"};
+    static const char *const names[] = {
+        "",       "join",    "status",  "blocks", "reserved", "live",    "tokens",
+        "ended",  "welcome", "refused", "peers",  "resume",   "reserve", "prefill",
+        "cancel", "pgone",   "seen",    "pulse",  "flush",    "scores",  "report"};
     if (!sim->options->trace || msg->type == BT_MSG_STATUS || msg->type == BT_MSG_PULSE)
         return;
     switch (msg->type) {

@@ -18,7 +18,8 @@ struct sent {
     uint32_t slot;
     struct bt_msg msg;
     int32_t first_token; /* of RESERVE, PREFILL */
-    uint32_t n_rows;     /* of RESUME, SEEN, PEERS */
+    struct bt_logit_bias bias[BT_LOGIT_BIASES];
+    uint32_t n_rows; /* of RESUME, SEEN, PEERS */
     struct bt_resume resume[64];
     struct bt_attempt seen[64];
     struct bt_peer peers[8];
@@ -29,6 +30,8 @@ struct emit {
     uint32_t index;
     int32_t token;
     enum bt_finish finish;
+    bool has_logprobs;
+    struct bt_logprobs logprobs;
 };
 
 struct end {
@@ -46,6 +49,9 @@ struct harness {
     uint32_t n_sent;
     struct emit emits[EMITS_MAX];
     uint32_t n_emits;
+    struct bt_logprobs scores[EMITS_MAX]; /* in the order in which they came */
+    uint32_t score_positions[EMITS_MAX];
+    uint32_t n_scores;
     struct end ends[256];
     uint32_t n_ends;
     uint32_t n_closed;
@@ -100,6 +106,9 @@ static inline void keep(struct harness *h, const struct bt_router_action *action
     s->msg = *action->msg;
     if (s->msg.type == BT_MSG_RESERVE || s->msg.type == BT_MSG_PREFILL)
         s->first_token = s->msg.work.tokens[0];
+    if (s->msg.type == BT_MSG_RESERVE || s->msg.type == BT_MSG_PREFILL)
+        for (uint32_t i = 0; i < s->msg.work.sampling.n_bias; i++)
+            s->bias[i] = s->msg.work.sampling.bias[i];
     if (s->msg.type == BT_MSG_RESUME) {
         s->n_rows = s->msg.resume.n_rows;
         for (uint32_t i = 0; i < s->n_rows && i < 64; i++)
@@ -131,8 +140,15 @@ static inline void drain(struct harness *h) {
             break;
         case BT_ROUTER_EMIT:
             assert_true(h->n_emits < EMITS_MAX);
-            h->emits[h->n_emits++] =
-                (struct emit){action.req, action.index, action.token, action.finish};
+            h->emits[h->n_emits] = (struct emit){.req = action.req,
+                                                 .index = action.index,
+                                                 .token = action.token,
+                                                 .finish = action.finish};
+            if (action.logprobs) {
+                h->emits[h->n_emits].has_logprobs = true;
+                h->emits[h->n_emits].logprobs = *action.logprobs;
+            }
+            h->n_emits++;
             break;
         case BT_ROUTER_END: {
             struct end *e = &h->ends[h->n_ends++ % 256];
@@ -141,7 +157,11 @@ static inline void drain(struct harness *h) {
             break;
         }
         case BT_ROUTER_SCORES:
-            fail_msg("nobody asks for scores here");
+            for (uint32_t i = 0; i < action.n_scores; i++) {
+                assert_true(h->n_scores < EMITS_MAX);
+                h->scores[h->n_scores] = action.logprobs[i];
+                h->score_positions[h->n_scores++] = action.first_score + i;
+            }
             break;
         case BT_ROUTER_LOG:
             assert_non_null(action.reason);
@@ -152,7 +172,7 @@ static inline void drain(struct harness *h) {
 }
 
 static inline void clear(struct harness *h) {
-    h->n_sent = h->n_emits = h->n_ends = h->n_closed = 0;
+    h->n_sent = h->n_emits = h->n_scores = h->n_ends = h->n_closed = 0;
 }
 
 /* The n-th message of that type to that slot since clear; NULL if there is none. */
@@ -234,15 +254,27 @@ static inline struct bt_submit submit_of(const int32_t *tokens, uint32_t n_token
 
 static const int32_t sample_prompt[512] = {101, 102, 103, 104, 105, 106, 107, 108, 109, 110};
 
-static inline struct bt_request *submit(struct harness *h, uint32_t n_tokens, uint32_t max_tokens) {
-    struct bt_submit what = submit_of(sample_prompt, n_tokens, max_tokens);
+static inline struct bt_request *submit_this(struct harness *h, const struct bt_submit *what) {
     struct bt_request *req = NULL;
     struct bt_error err = {0};
-    bt_status status = bt_router_core_submit(h->core, h->now_us, &what, &req, &err);
+    bt_status status = bt_router_core_submit(h->core, h->now_us, what, &req, &err);
     if (status != BT_OK)
         fail_msg("submit: %s", err.text);
     drain(h);
     return req;
+}
+
+static inline struct bt_request *submit(struct harness *h, uint32_t n_tokens, uint32_t max_tokens) {
+    struct bt_submit what = submit_of(sample_prompt, n_tokens, max_tokens);
+    return submit_this(h, &what);
+}
+
+/* A further choice of that one. */
+static inline struct bt_request *submit_follower(struct harness *h, const struct bt_request *leader,
+                                                 uint32_t max_tokens) {
+    struct bt_submit what = submit_of(sample_prompt, leader->n_prompt, max_tokens);
+    what.leader = leader;
+    return submit_this(h, &what);
 }
 
 static inline struct bt_attempt key_of(const struct bt_request *req) {

@@ -369,6 +369,101 @@ static void test_clients_events_in_every_state(void **state) {
     finish(h);
 }
 
+/* P's token was the last one of a request whose cache others wait for. */
+static struct bt_request *bring_to_served(struct harness *h, struct bt_request **follower) {
+    struct bt_request *leader = submit(h, 40, 1);
+    *follower = submit_follower(h, leader, 8);
+    reserved(h, D, key_of(leader), true, 0);
+    token(h, P, key_of(leader), 0, 500, BT_FINISH_LENGTH);
+    assert_int_equal(leader->state, BT_REQUEST_SERVED);
+    assert_int_equal(h->n_ends, 1);
+    assert_int_equal((*follower)->state, BT_REQUEST_QUEUED);
+    assert_int_equal((*follower)->attempt, 0);
+    clear(h);
+    return leader;
+}
+
+static void test_a_served_leader_waits_for_its_decode_worker(void **state) {
+    (void)state;
+    for (int what = 0; what < BT_END_COUNT + 4; what++) {
+        struct harness *h = start();
+        struct bt_request *follower;
+        struct bt_request *leader = bring_to_served(h, &follower);
+        struct bt_attempt key = key_of(leader);
+        bool has_cache = what == 0 || what == BT_END_DONE;
+        if (what == 0) {
+            token(h, D, key, 0, 500, BT_FINISH_LENGTH);
+            assert_int_equal(h->n_emits, 0);
+        } else if (what < BT_END_COUNT) {
+            ended(h, D, key, what);
+        } else if (what == BT_END_COUNT) {
+            stream_end(h, D);
+            const uint32_t p = P;
+            pass(h, 350, &p, 1);
+        } else if (what == BT_END_COUNT + 1) {
+            h->now_us += 601000000;
+            bt_router_core_tick(h->core, h->now_us);
+            drain(h);
+            assert_int_equal(h->n_ends, 1); /* the follower's deadline passed as well */
+        } else if (what == BT_END_COUNT + 2) {
+            reserved(h, D, key, true, 0);
+            live(h, D, key);
+            bt_router_core_cancel(h->core, h->now_us, leader);
+            bt_router_core_stop(h->core, h->now_us, leader);
+            drain(h);
+            attach(h, 2, "d0", 20, BT_ROLE_DECODE);
+            assert_int_equal(sent_to(h, 2, BT_MSG_RESUME)->n_rows, 1);
+            assert_int_equal(leader->state, BT_REQUEST_SERVED);
+            finish(h);
+            continue;
+        } else {
+            bt_router_core_cancel(h->core, h->now_us, follower);
+            drain(h);
+            token(h, D, key, 0, 500, BT_FINISH_LENGTH);
+            assert_int_equal(leader->state, BT_REQUEST_ENDED);
+            finish(h);
+            continue;
+        }
+        assert_true(leader->state == BT_REQUEST_ENDED || leader->state == BT_REQUEST_FREE);
+        if (what < BT_END_COUNT && follower->attempt) {
+            assert_int_equal(follower->placement,
+                             has_cache ? BT_PLACE_LOCAL_CHOICE : BT_PLACE_SPLIT);
+            assert_int_equal(sent_to(h, P, BT_MSG_PREFILL) != NULL, !has_cache);
+        }
+        assert_true(!has_cache || follower->attempt == 1);
+        /* Its record took the report, and its client's end is not told again. */
+        assert_int_equal(bt_router_core_counters(h->core)->incomplete, 0);
+        assert_int_equal(bt_router_core_counters(h->core)->ended_ok, 1);
+        finish(h);
+    }
+}
+
+static void test_scores_in_every_state(void **state) {
+    (void)state;
+    const struct bt_logprobs rows[39] = {{.logprob = -1}};
+    for (int from = BT_REQUEST_RESERVING; from <= BT_REQUEST_STREAMING; from++) {
+        if (from == BT_REQUEST_TRANSFERRING)
+            continue;
+        struct harness *h = start();
+        struct bt_submit what = submit_of(sample_prompt, 40, 8);
+        what.sampling.prompt_logprobs = 1;
+        struct bt_request *req = submit_this(h, &what);
+        struct bt_msg msg = {.type = BT_MSG_SCORES};
+        msg.scores = (struct bt_msg_scores){key_of(req), 1, rows, 39};
+        if (from >= BT_REQUEST_PREFILLING)
+            reserved(h, D, key_of(req), true, 0);
+        if (from == BT_REQUEST_STREAMING) {
+            say(h, D, &msg);
+            token(h, D, key_of(req), 0, 500, BT_FINISH_NONE);
+        }
+        say(h, D, &msg);
+        assert_int_equal(req->state, from == BT_REQUEST_RESERVING ? BT_REQUEST_PREFILLING : from);
+        assert_int_equal(h->n_scores, 39);
+        assert_int_equal(h->n_closed, 0);
+        finish(h);
+    }
+}
+
 /* Runs last. */
 static void test_every_handled_pair_was_reached(void **state) {
     (void)state;
@@ -403,6 +498,8 @@ int main(void) {
         cmocka_unit_test(test_the_queue_has_its_own_deadline),
         cmocka_unit_test(test_the_marked_pair_is_avoided),
         cmocka_unit_test(test_clients_events_in_every_state),
+        cmocka_unit_test(test_a_served_leader_waits_for_its_decode_worker),
+        cmocka_unit_test(test_scores_in_every_state),
         cmocka_unit_test(test_every_handled_pair_was_reached),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,7 +43,11 @@ static struct setup *start(enum bt_disaggregate mode) {
                                            .worker_requests_max = 100};
     for (int i = 0; i < 640; i++)
         s->tokens[i] = i;
-    s->ask = (struct bt_placement_ask){s->tokens, 320, 400, ""};
+    s->ask = (struct bt_placement_ask){.tokens = s->tokens,
+                                       .n_tokens = 320,
+                                       .n_total = 400,
+                                       .tenant = "",
+                                       .choice_d = BT_NO_WORKER};
     add(s, P0, BT_ROLE_PREFILL);
     add(s, P1, BT_ROLE_PREFILL);
     add(s, D0, BT_ROLE_DECODE);
@@ -215,8 +219,66 @@ static void test_equal_workers_share(void **state) {
     finish(s);
 }
 
+static void test_where_the_leaders_prompt_is(void **state) {
+    (void)state;
+    for (int mode = 0; mode < 3; mode++) {
+        struct setup *s = start((enum bt_disaggregate)mode);
+        struct bt_worker *d1 = &s->table->workers[D1];
+        s->ask.choice_d = D1;
+        s->ask.choice_fresh = true;
+        d1->status.census = (struct bt_census){.total = 100, .free = 5, .live = 0};
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D1);
+        assert_int_equal(s->choice.p, BT_NO_WORKER);
+        assert_int_equal(s->choice.why, BT_PLACE_LOCAL_CHOICE);
+        /* 320 tokens and 4 pages to grow; the last page is computed anew. */
+        assert_int_equal(s->choice.pages, 5);
+        assert_int_equal(s->choice.backlog_tokens, 0);
+        d1->status.census.free = 4;
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D0);
+        d1->status.census.free = 5;
+        d1->status.draining = true;
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D0);
+        d1->status.draining = false;
+        /* Later the table must know the blocks, and the census the room. */
+        s->ask.choice_fresh = false;
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D0);
+        holds(s, D1, 19);
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D0);
+        d1->status.census.live = 20;
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.d, D1);
+        assert_int_equal(s->choice.why, BT_PLACE_LOCAL_CHOICE);
+        finish(s);
+    }
+}
+
+static void test_scores_are_made_where_decoding_is(void **state) {
+    (void)state;
+    for (int mode = 0; mode < 3; mode++) {
+        struct setup *s = start((enum bt_disaggregate)mode);
+        s->ask.scores = true;
+        s->table->workers[P0].status.draining = s->table->workers[P1].status.draining = true;
+        holds(s, D0, 20);
+        s->table->workers[D1].status.census.free = 101;
+        assert_int_equal(choose(s), BT_PLACEMENT_FOUND);
+        assert_int_equal(s->choice.why, BT_PLACE_LOCAL_SCORES);
+        /* No prefix is used for it: only the room counts, and all pages are asked. */
+        assert_int_equal(s->choice.d, D1);
+        assert_int_equal(s->choice.p, BT_NO_WORKER);
+        assert_int_equal(s->choice.pages, 24);
+        finish(s);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_where_the_leaders_prompt_is),
+        cmocka_unit_test(test_scores_are_made_where_decoding_is),
         cmocka_unit_test(test_d_by_free_pages_and_prefix),
         cmocka_unit_test(test_p_by_prefix_and_backlog),
         cmocka_unit_test(test_who_gets_nothing),

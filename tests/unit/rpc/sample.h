@@ -215,8 +215,8 @@ static inline void draw_ended(uint64_t *seed, struct bt_msg_ended *ended) {
     ended->key = draw_key(seed);
     ended->reason = (enum bt_end)(1 + draw(seed) % (BT_END_COUNT - 1));
     ended->next_index = draw_u32(seed);
-    ended->stages = (struct bt_stages){draw(seed), draw(seed), draw(seed),    draw(seed),
-                                       draw(seed), draw(seed), draw_u32(seed)};
+    ended->stages = (struct bt_stages){draw(seed), draw(seed), draw(seed),     draw(seed),
+                                       draw(seed), draw(seed), draw_u32(seed), draw(seed)};
     ended->pages = draw_u32(seed);
     ended->pages_held = draw_u32(seed);
     ended->pages_cached_p = draw_u32(seed);
@@ -292,6 +292,10 @@ static inline void draw_message(uint64_t *seed, enum bt_msg_type type, struct bt
     case BT_MSG_SCORES:
         draw_scores(seed, &msg->scores, lists);
         break;
+    case BT_MSG_REPORT:
+        draw_ended(seed, &msg->ended);
+        msg->ended.reason = (enum bt_end)(draw(seed) % 2);
+        break;
     case BT_MSG_WELCOME:
         msg->welcome.incarnation = draw_id(seed);
         msg->welcome.protocol = 1 + (uint32_t)draw_to(seed, 5);
@@ -320,7 +324,7 @@ static inline void draw_message(uint64_t *seed, enum bt_msg_type type, struct bt
 }
 
 static inline enum bt_wire_side side_of(enum bt_msg_type type) {
-    return type <= BT_MSG_ENDED || type == BT_MSG_SCORES ? BT_WIRE_WORKER : BT_WIRE_ROUTER;
+    return type <= BT_MSG_ENDED || type >= BT_MSG_SCORES ? BT_WIRE_WORKER : BT_WIRE_ROUTER;
 }
 
 #define SAME(member) assert_true(a->member == b->member)
@@ -414,6 +418,7 @@ static inline void same_ended(const struct bt_msg_ended *a, const struct bt_msg_
     SAME(stages.join_us);
     SAME(stages.decode_us);
     SAME(stages.steps);
+    SAME(stages.batch_rows);
     SAME(pages);
     SAME(pages_held);
     SAME(pages_cached_p);
@@ -503,6 +508,7 @@ static inline void same_message(const struct bt_msg *a, const struct bt_msg *b) 
         same_tokens(&a->tokens, &b->tokens);
         break;
     case BT_MSG_ENDED:
+    case BT_MSG_REPORT:
         same_ended(&a->ended, &b->ended);
         break;
     case BT_MSG_SCORES:

@@ -59,6 +59,9 @@ static struct bt_msg valid(enum bt_msg_type type) {
     case BT_MSG_TOKENS:
         msg.tokens = (struct bt_msg_tokens){&row, 1};
         break;
+    case BT_MSG_REPORT:
+        msg.ended = (struct bt_msg_ended){.key = {1, 1}, .reason = BT_END_DONE};
+        break;
     case BT_MSG_ENDED:
         msg.ended = (struct bt_msg_ended){.key = {1, 1}, .reason = BT_END_INTERNAL};
         break;
@@ -206,6 +209,8 @@ static void test_worker_messages(void **state) {
     REFUSED(BT_MSG_SCORES, "scores has 1025 entries, must have at most 1024",
             m.scores.n_rows = 1025);
     REFUSED(BT_MSG_ENDED, "ended.key.request is 0", m.ended.key.request = 0);
+    REFUSED(BT_MSG_REPORT, "report.key.attempt is 0", m.ended.key.attempt = 0);
+    REFUSED(BT_MSG_REPORT, "report.reason is 2, must be 0 to 1", m.ended.reason = BT_END_HANDED);
     REFUSED(BT_MSG_ENDED, "ended.reason is 0, must be 1 to 14", m.ended.reason = (enum bt_end)0);
     REFUSED(BT_MSG_ENDED, "ended.reason is 15, must be 1 to 14", m.ended.reason = BT_END_COUNT);
 }
@@ -307,9 +312,9 @@ static void test_each_side_has_its_own(void **state) {
     for (int type = 0; type <= BT_MSG_COUNT; type++) {
         struct bt_error err = {0};
         struct bt_msg msg = valid((enum bt_msg_type)type);
-        bool known = type >= BT_MSG_JOIN && type < BT_MSG_COUNT;
-        bool worker = known && (type <= BT_MSG_ENDED || type == BT_MSG_SCORES);
-        bool router = known && !worker;
+        bool worker = (type >= BT_MSG_JOIN && type <= BT_MSG_ENDED) ||
+                      (type >= BT_MSG_SCORES && type < BT_MSG_COUNT);
+        bool router = type >= BT_MSG_WELCOME && type <= BT_MSG_FLUSH;
         assert_int_equal(bt_wire_check(&msg, BT_WIRE_WORKER, &err) == BT_OK, worker);
         assert_int_equal(bt_wire_check(&msg, BT_WIRE_ROUTER, &err) == BT_OK, router);
     }
