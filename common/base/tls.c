@@ -245,6 +245,7 @@ bt_status bt_tls_create(const struct bt_tls_config *config, struct bt_tls **out,
     }
     bt_status status;
     tls->config.role = config->role;
+    atomic_store(&tls->n_owners, 1);
     if (!copy_string(config->cert, &tls->config.cert) ||
         !copy_string(config->key, &tls->config.key) || !copy_string(config->ca, &tls->config.ca) ||
         !copy_string(config->alpn, &tls->config.alpn))
@@ -268,8 +269,13 @@ bt_status bt_tls_reload(struct bt_tls *tls, struct bt_error *err) {
     return BT_OK;
 }
 
+struct bt_tls *bt_tls_share(struct bt_tls *tls) {
+    atomic_fetch_add(&tls->n_owners, 1);
+    return tls;
+}
+
 void bt_tls_destroy(struct bt_tls *tls) {
-    if (!tls)
+    if (!tls || atomic_fetch_sub(&tls->n_owners, 1) > 1)
         return;
     bt_tls_put_material(tls->material);
     pthread_mutex_destroy(&tls->lock);

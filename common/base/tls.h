@@ -38,6 +38,8 @@ bt_status bt_tls_create(const struct bt_tls_config *config, struct bt_tls **out,
                         struct bt_error *err);
 /* Reads the same files again. On failure everything stays as it was. */
 bt_status bt_tls_reload(struct bt_tls *tls, struct bt_error *err);
+/* One more owner: each calls bt_tls_destroy. Answers tls. */
+struct bt_tls *bt_tls_share(struct bt_tls *tls);
 /* Streams that are still open keep what they need. NULL is accepted. */
 void bt_tls_destroy(struct bt_tls *tls);
 
@@ -58,6 +60,8 @@ bt_status bt_tls_check_peer(struct bt_tls *tls, const char *leaf, const char *ch
                             uint32_t roles, uint32_t *named, struct bt_error *err);
 /* The roles that a certificate (PEM) names; 0 where it is none. */
 uint32_t bt_tls_pem_roles(const char *leaf);
+/* What a code of OpenSSL's error queue means for a handshake; NULL: nothing that has a sentence. */
+const char *bt_tls_reason_sentence(unsigned long openssl_error);
 
 /* ---- streams ---- */
 

@@ -15,6 +15,7 @@ struct bt_tls_material {
 };
 
 struct bt_tls {
+    _Atomic uint32_t n_owners;
     struct bt_tls_config config; /* strings are owned */
     pthread_mutex_t lock;        /* guards material */
     struct bt_tls_material *material;

@@ -119,6 +119,12 @@ static const char *reason_sentence(int reason) {
     }
 }
 
+const char *bt_tls_reason_sentence(unsigned long openssl_error) {
+    int reason = ERR_GET_REASON(openssl_error);
+    const char *sentence = reason_sentence(reason);
+    return sentence ? sentence : alert_sentence(reason);
+}
+
 void bt_tls_explain(struct bt_tls_stream *stream, unsigned long openssl_error,
                     struct bt_error *err) {
     int reason = ERR_GET_REASON(openssl_error);
@@ -129,9 +135,7 @@ void bt_tls_explain(struct bt_tls_stream *stream, unsigned long openssl_error,
                 stream->is_open ? "the peer closed the connection without TLS's end"
                                 : "the peer closed the connection during the TLS handshake");
     } else {
-        const char *sentence = reason_sentence(reason);
-        if (!sentence)
-            sentence = alert_sentence(reason);
+        const char *sentence = bt_tls_reason_sentence(openssl_error);
         const char *text = ERR_reason_error_string(openssl_error);
         if (sentence)
             bt_fail(err, BT_E_PROTOCOL, "%s", sentence);

@@ -5,13 +5,17 @@
 #include <grpc/support/log.h>
 #include <signal.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/rpc/rpc_call.h"
 #include "common/rpc/rpc_seam.h"
+#include "common/rpc/rpc_tls.h"
 
 #ifdef BT_RPC_TSAN
 /* What gRPC and its libraries do among themselves cannot be judged: they are not instrumented, so
@@ -24,31 +28,61 @@ const char *__tsan_default_options(void) {
 }
 #endif
 
-enum { LINES_PER_SECOND = 10 };
+enum { LINES_PER_SECOND = 10, LINE_BYTES = 512 };
 
 /* gRPC's log function is one per process and has no argument, so its state stands here. */
 static _Atomic int64_t log_second;
 static _Atomic uint32_t log_lines, log_dropped;
 
-static void log_line(gpr_log_func_args *args) {
-    enum bt_log_level level = args->severity == GPR_LOG_SEVERITY_ERROR ? BT_LOG_WARN : BT_LOG_DEBUG;
-    if (level > bt_log_level())
-        return;
+/* Whether one more line may be written in this second, and how many were not since the last. */
+static bool take_turn(uint32_t *dropped) {
     int64_t second = (int64_t)(bt_clock_us() / 1000000);
     if (atomic_exchange(&log_second, second) != second)
         atomic_store(&log_lines, 0);
     if (atomic_fetch_add(&log_lines, 1) >= LINES_PER_SECOND) {
         atomic_fetch_add(&log_dropped, 1);
-        return;
+        return false;
     }
-    uint32_t dropped = atomic_exchange(&log_dropped, 0);
-    const char *file = strrchr(args->file, '/');
-    file = file ? file + 1 : args->file;
+    *dropped = atomic_exchange(&log_dropped, 0);
+    return true;
+}
+
+void bt_rpc_log(enum bt_log_level level, const char *format, ...) {
+    uint32_t dropped;
+    if (level > bt_log_level() || !take_turn(&dropped))
+        return;
+    char text[LINE_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     if (dropped)
-        bt_log_write(level, "grpc: %s:%d: %.400s (%u lines before it were left out)", file,
-                     args->line, args->message, dropped);
+        bt_log_write(level, "%s (%u lines before it were left out)", text, dropped);
     else
-        bt_log_write(level, "grpc: %s:%d: %.400s", file, args->line, args->message);
+        bt_log_write(level, "%s", text);
+}
+
+/* Errors to gRPC that are none: a dial says the first itself, the second comes with each stop. */
+static bool is_noise(const char *message) {
+    return strstr(message, "No match found for server name") ||
+           strstr(message, "cancel_check_peer");
+}
+
+static void log_line(gpr_log_func_args *args) {
+    bool is_error = args->severity == GPR_LOG_SEVERITY_ERROR && !is_noise(args->message);
+    enum bt_log_level level = is_error ? BT_LOG_WARN : BT_LOG_DEBUG;
+    if (level > bt_log_level())
+        return;
+    const char *file = strrchr(args->file, '/');
+    char buffer[LINE_BYTES];
+    file = file ? file + 1 : args->file;
+    bool is_handshake = strstr(args->message, "Handshake failed") != NULL;
+    const char *sentence =
+        is_handshake ? bt_rpc_tls_sentence(args->message, buffer, sizeof buffer) : NULL;
+    if (sentence)
+        bt_rpc_log(level, "a TLS handshake failed: %s", sentence);
+    else
+        bt_rpc_log(level, "grpc: %s:%d: %.400s", file, args->line, args->message);
 }
 
 void bt_rpc_init(void) {
@@ -57,6 +91,7 @@ void bt_rpc_init(void) {
     /* Signals are the owner's: its loop hears them, not gRPC's threads. */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     gpr_set_log_function(log_line);
+    bt_rpc_tls_only_1_3();
     grpc_init();
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -12,6 +12,7 @@
 #include "common/base/assert.h"
 #include "common/base/clock.h"
 #include "common/rpc/rpc_seam.h"
+#include "common/rpc/rpc_tls.h"
 
 enum { QUEUE_KEEP_BYTES = 256 << 10 };
 
@@ -372,11 +373,16 @@ static void explain_end_locked(struct bt_rpc_call *call) {
         set_end(call, BT_OK, "the router at %s ended the stream in order%s", "");
         return;
     }
-    char *detail = grpc_slice_to_c_string(call->detail);
+    char *detail = grpc_slice_to_c_string(call->detail), buffer[BT_RPC_TEXT_BYTES];
+    const char *sentence = call->opened ? NULL
+                                        : bt_rpc_tls_dial_sentence(call->streams->tls != NULL,
+                                                                   detail, buffer, sizeof buffer);
     set_end(call, status_of_code(call->code),
             call->opened ? "the stream to the router at %s ended: %s"
                          : "cannot attach to the router at %s: %s",
-            detail[0] ? detail : "no reason given");
+            sentence    ? sentence
+            : detail[0] ? detail
+                        : "no reason given");
     gpr_free(detail);
 }
 

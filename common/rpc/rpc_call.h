@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/log.h"
 #include "common/base/ring.h"
 #include "common/base/status.h"
 #include "common/rpc/rpc_stream.h"
@@ -29,6 +30,7 @@ enum {
     BT_RPC_KEEPALIVE_TIMEOUT_MS = 1000,
     BT_RPC_PING_MIN_MS = 1500, /* a client's pings may come this often */
     BT_RPC_CONNECT_MS = 300,
+    BT_RPC_CONNECT_TLS_MS = 900, /* with the handshake, which computes */
     BT_RPC_TEXT_BYTES = 320,
 };
 
@@ -52,6 +54,7 @@ struct bt_rpc_call {
     grpc_metadata_array metadata, trailing;
     struct bt_rpc_tag on_start, on_receive, on_send, on_end, on_finish, on_wake;
     char peer[BT_ADDRESS_BYTES * 2]; /* written before OPENED */
+    uint32_t roles; /* server under TLS: what the caller's certificate names; before OPENED */
 
     pthread_mutex_t lock; /* guards all that follows */
     uint32_t n_refs;      /* batches whose tag is not back */
@@ -94,6 +97,7 @@ struct bt_rpc_slot {
 
 struct bt_rpc_streams {
     enum bt_wire_side side; /* who we are */
+    struct bt_tls *tls;     /* shared; NULL: plain text */
     uint32_t n_slots;
     size_t send_bytes_max;
     grpc_completion_queue *queue;
@@ -117,6 +121,12 @@ struct bt_rpc_streams {
     struct bt_msg msg;
     char text[BT_RPC_TEXT_BYTES];
 };
+
+/* ---- rpc.c ---- */
+
+/* A line that a stranger can cause: ten a second are written, the rest is counted. Any thread. */
+void bt_rpc_log(enum bt_log_level level, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* ---- rpc_call.c: either thread where nothing else is said ---- */
 
@@ -146,9 +156,10 @@ void bt_rpc_push_event(struct bt_rpc_call *call, enum bt_rpc_event_type type, ui
 
 /* ---- rpc_stream.c: loop thread ---- */
 
-/* streams is zeroed. Makes everything but the thread. */
+/* streams is zeroed. Makes everything but the thread. tls: NULL or shared. */
 bt_status bt_rpc_streams_init(struct bt_rpc_streams *streams, enum bt_wire_side side,
-                              uint32_t n_slots, size_t send_bytes_max, struct bt_error *err);
+                              uint32_t n_slots, size_t send_bytes_max, struct bt_tls *tls,
+                              struct bt_error *err);
 bt_status bt_rpc_streams_start_thread(struct bt_rpc_streams *streams, struct bt_error *err);
 /* The thread has ended (or never ran). */
 void bt_rpc_streams_fini(struct bt_rpc_streams *streams);

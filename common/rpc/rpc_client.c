@@ -10,6 +10,7 @@
 #include "common/base/address.h"
 #include "common/base/assert.h"
 #include "common/rpc/rpc_call.h"
+#include "common/rpc/rpc_tls.h"
 
 enum { SLOTS_MAX = 4096, REDIAL_MS_MIN = 100, REDIAL_MS_MAX = 500 };
 
@@ -55,9 +56,9 @@ bt_status bt_rpc_client_start(const struct bt_rpc_client_config *config, struct 
     if (!client)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for a client");
     bt_status status;
-    BT_TRY_GOTO(
-        bt_rpc_streams_init(&client->streams, BT_WIRE_WORKER, n_slots, config->send_bytes_max, err),
-        fail);
+    BT_TRY_GOTO(bt_rpc_streams_init(&client->streams, BT_WIRE_WORKER, n_slots,
+                                    config->send_bytes_max, config->tls, err),
+                fail);
     BT_TRY_GOTO(bt_rpc_streams_start_thread(&client->streams, err), fail);
     *out = client;
     return BT_OK;
@@ -99,7 +100,9 @@ void bt_rpc_client_stop(struct bt_rpc_client *client) {
 #define NUMBER(name, number) \
     { .type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (number) }
 
-static grpc_channel *create_channel(const struct bt_address *address) {
+/* Takes the credentials. */
+static grpc_channel *create_channel(const struct bt_address *address,
+                                    grpc_channel_credentials *credentials, int connect_ms) {
     grpc_arg args[] = {
         NUMBER(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, BT_MESSAGE_BYTES),
         NUMBER(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0), /* as in rpc_server.c */
@@ -113,9 +116,13 @@ static grpc_channel *create_channel(const struct bt_address *address) {
         NUMBER(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
         /* No connection is shared with an earlier dial. */
         NUMBER(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
-        NUMBER(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, BT_RPC_CONNECT_MS), /* also connect's timeout */
+        NUMBER(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, connect_ms), /* also connect's timeout */
         NUMBER(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100),
         NUMBER(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 500),
+        /* Under TLS the router is known by its role, not by its host. */
+        {.type = GRPC_ARG_STRING,
+         .key = (char *)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
+         .value.string = (char *)bt_tls_role_dns(BT_TLS_ROUTER)},
     };
     grpc_channel_args list = {.num_args = sizeof args / sizeof args[0], .args = args};
     /* The scheme is named, so that a host called "unix" is none; a URI's path has no '[', ']'
@@ -126,9 +133,8 @@ static grpc_channel *create_channel(const struct bt_address *address) {
     for (const char *c = text; *c; c++)
         n += (size_t)snprintf(target + n, sizeof target - n, strchr("[]%", *c) ? "%%%02X" : "%c",
                               (unsigned)*c);
-    grpc_channel_credentials *plain = grpc_insecure_credentials_create();
-    grpc_channel *channel = grpc_channel_create(target, plain, &list);
-    grpc_channel_credentials_release(plain);
+    grpc_channel *channel = grpc_channel_create(target, credentials, &list);
+    grpc_channel_credentials_release(credentials);
     return channel;
 }
 
@@ -158,14 +164,22 @@ bt_status bt_rpc_client_dial(struct bt_rpc_client *client, uint32_t slot, const 
     if (streams->slots[slot].call)
         return bt_fail(err, BT_E_INVALID, "slot %u is not free", slot);
     BT_TRY(bt_address_parse(address, &parsed, err));
+    grpc_channel_credentials *credentials;
+    if (streams->tls)
+        BT_TRY(bt_rpc_tls_client(streams->tls, BT_TLS_ROUTER, &credentials, err));
+    else
+        credentials = grpc_insecure_credentials_create();
     struct bt_rpc_call *call = bt_rpc_call_create(streams);
-    if (!call)
+    if (!call) {
+        grpc_channel_credentials_release(credentials);
         return bt_fail(err, BT_E_NO_MEMORY, "no memory to dial %s", address);
+    }
     call->on_start = (struct bt_rpc_tag){on_answer, call};
     call->slot = slot;
     call->has_slot = true;
     snprintf(call->peer, sizeof call->peer, "%s", address);
-    call->channel = create_channel(&parsed);
+    call->channel = create_channel(&parsed, credentials,
+                                   streams->tls ? BT_RPC_CONNECT_TLS_MS : BT_RPC_CONNECT_MS);
     gpr_timespec deadline = deadline_ms
                                 ? gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                                gpr_time_from_millis(deadline_ms, GPR_TIMESPAN))

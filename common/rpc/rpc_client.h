@@ -11,9 +11,13 @@
 #include "common/base/status.h"
 #include "common/rpc/rpc_stream.h"
 
+struct bt_tls;
+
 struct bt_rpc_client_config {
     uint32_t max_streams;  /* slots; 0: BT_MAX_ROUTERS */
     size_t send_bytes_max; /* per stream; 0: 16 MiB */
+    struct bt_tls *tls;    /* routers must show a router's certificate; each dial uses what its
+                              files said last. NULL: plain text. Shared */
 };
 
 struct bt_rpc_client;

@@ -14,12 +14,14 @@
 #include "common/base/address.h"
 #include "common/rpc/rpc_call.h"
 #include "common/rpc/rpc_seam.h"
+#include "common/rpc/rpc_tls.h"
 
 enum { CALLS_ASKED_FOR = 4, STREAMS_PER_CONNECTION = 16, SLOTS_MAX = 4096 };
 
 struct bt_rpc_server {
     struct bt_rpc_streams streams; /* first: a call's streams are its server */
     grpc_server *grpc;
+    struct bt_rpc_tls_server tls;
     struct bt_rpc_tag on_down;
     char address[BT_ADDRESS_BYTES];
 };
@@ -78,6 +80,8 @@ static void on_call(struct bt_rpc_tag *tag, bool ok) {
     char *peer = grpc_call_get_peer(call->grpc);
     snprintf(call->peer, sizeof call->peer, "%s", peer);
     gpr_free(peer);
+    if (server->streams.tls)
+        call->roles = bt_rpc_tls_caller_roles(call->grpc);
     bool is_attach = grpc_slice_str_cmp(call->details.method, BT_RPC_METHOD) == 0;
     bool accepted = is_attach && take_slot(call);
     pthread_mutex_lock(&call->lock);
@@ -173,9 +177,14 @@ static bt_status listen_at(struct bt_rpc_server *server, const char *text, struc
     struct bt_address address;
     BT_TRY(bt_address_parse(text, &address, err));
     bt_address_format(&address, server->address);
-    grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
-    int port = grpc_server_add_http2_port(server->grpc, server->address, plain);
-    grpc_server_credentials_release(plain);
+    grpc_server_credentials *credentials;
+    if (server->streams.tls)
+        BT_TRY(bt_rpc_tls_server_init(&server->tls, server->streams.tls,
+                                      BT_TLS_PREFILL | BT_TLS_DECODE, &credentials, err));
+    else
+        credentials = grpc_insecure_server_credentials_create();
+    int port = grpc_server_add_http2_port(server->grpc, server->address, credentials);
+    grpc_server_credentials_release(credentials);
     if (port <= 0)
         return bt_fail(err, BT_E_IO, "cannot listen at %s: %s", server->address,
                        why_not_listen(&address));
@@ -195,9 +204,9 @@ bt_status bt_rpc_server_start(const struct bt_rpc_server_config *config, struct 
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for a server");
     server->on_down = (struct bt_rpc_tag){on_down, server};
     bt_status status;
-    BT_TRY_GOTO(
-        bt_rpc_streams_init(&server->streams, BT_WIRE_ROUTER, n_slots, config->send_bytes_max, err),
-        fail);
+    BT_TRY_GOTO(bt_rpc_streams_init(&server->streams, BT_WIRE_ROUTER, n_slots,
+                                    config->send_bytes_max, config->tls, err),
+                fail);
     server->grpc = create_grpc();
     grpc_server_register_completion_queue(server->grpc, server->streams.queue, NULL);
     BT_TRY_GOTO(listen_at(server, config->listen, err), fail);
@@ -231,7 +240,12 @@ void bt_rpc_server_stop(struct bt_rpc_server *server) {
         bt_rpc_run(&server->streams);
     }
     bt_rpc_streams_fini(&server->streams);
+    bt_rpc_tls_server_fini(&server->tls);
     free(server);
+}
+
+bt_status bt_rpc_server_reload(struct bt_rpc_server *server, struct bt_error *err) {
+    return server->streams.tls ? bt_rpc_tls_server_reload(&server->tls, err) : BT_OK;
 }
 
 const char *bt_rpc_server_address(const struct bt_rpc_server *server) {

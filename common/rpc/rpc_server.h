@@ -10,9 +10,13 @@
 #include "common/base/status.h"
 #include "common/rpc/rpc_stream.h"
 
+struct bt_tls;
+
 struct bt_rpc_server_config {
-    const char *listen;    /* "host:port"; port 0: chosen by the system. Plain text on the wire: the
-                              caller refuses other than loopback without --insecure */
+    const char *listen;    /* "host:port"; port 0: chosen by the system */
+    struct bt_tls *tls;    /* workers show a certificate for the role that they join as; NULL: plain
+                              text, which the caller refuses other than on loopback without
+                              --insecure. Shared */
     uint32_t max_streams;  /* slots; 0: 2 * BT_MAX_WORKERS (an old stream may linger while its
                               worker attaches again) */
     size_t send_bytes_max; /* per stream; 0: 16 MiB */
@@ -27,6 +31,9 @@ bt_status bt_rpc_server_start(const struct bt_rpc_server_config *config, struct 
 /* Cancels what is open (workers see UNAVAILABLE), ends the thread and frees all, the streams
  * included; no events come any more. NULL is accepted. */
 void bt_rpc_server_stop(struct bt_rpc_server *server);
+
+/* After bt_tls_reload of its tls: connections made from about a second later use it. */
+bt_status bt_rpc_server_reload(struct bt_rpc_server *server, struct bt_error *err);
 
 /* "host:port" with the true port. */
 const char *bt_rpc_server_address(const struct bt_rpc_server *server);

@@ -7,13 +7,16 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/tls.h"
 #include "common/rpc/rpc_call.h"
 
 /* ---- making and ending ---- */
 
 bt_status bt_rpc_streams_init(struct bt_rpc_streams *streams, enum bt_wire_side side,
-                              uint32_t n_slots, size_t send_bytes_max, struct bt_error *err) {
+                              uint32_t n_slots, size_t send_bytes_max, struct bt_tls *tls,
+                              struct bt_error *err) {
     streams->side = side;
+    streams->tls = tls ? bt_tls_share(tls) : NULL;
     streams->n_slots = n_slots;
     streams->send_bytes_max = send_bytes_max ? send_bytes_max : BT_RPC_SEND_BYTES_MAX;
     bt_wire_arena_init(&streams->arena, BT_WIRE_ARENA_BYTES);
@@ -71,6 +74,7 @@ void bt_rpc_streams_fini(struct bt_rpc_streams *streams) {
     free(streams->calls);
     free(streams->slots);
     free(streams->touched);
+    bt_tls_destroy(streams->tls);
     if (streams->has_lock)
         pthread_mutex_destroy(&streams->lock);
 }
@@ -105,6 +109,20 @@ static void release_reading(struct bt_rpc_streams *streams) {
     memset(&streams->reading, 0, sizeof streams->reading);
 }
 
+/* A worker may join as what its certificate says, and as nothing else. */
+static bt_status check_role(const struct bt_rpc_streams *streams, const struct bt_rpc_call *call,
+                            const struct bt_msg *msg, struct bt_error *err) {
+    if (!streams->tls || streams->side != BT_WIRE_ROUTER || msg->type != BT_MSG_JOIN)
+        return BT_OK;
+    uint32_t claimed = msg->join.role == BT_ROLE_PREFILL  ? BT_TLS_PREFILL
+                       : msg->join.role == BT_ROLE_DECODE ? BT_TLS_DECODE
+                                                          : 0;
+    if (claimed & call->roles)
+        return BT_OK;
+    return bt_fail(err, BT_E_INVALID, "%s joins as %s, its certificate is for the role %s",
+                   msg->join.name, bt_tls_role_name(claimed), bt_tls_role_name(call->roles));
+}
+
 /* Gives the next item of the message that is being read; false when it is through. */
 static bool read_item(struct bt_rpc_streams *streams, struct bt_rpc_event *out) {
     uint32_t slot_i = streams->reading.call->slot;
@@ -113,6 +131,8 @@ static bool read_item(struct bt_rpc_streams *streams, struct bt_rpc_event *out) 
     bt_status status =
         slot->closing ? BT_DONE
                       : bt_wire_reader_next(&slot->reader, &streams->arena, &streams->msg, &err);
+    if (status == BT_OK)
+        status = check_role(streams, streams->reading.call, &streams->msg, &err);
     if (status == BT_OK) {
         *out = (struct bt_rpc_event){.type = BT_RPC_MESSAGE, .slot = slot_i, .msg = &streams->msg};
         return true;
