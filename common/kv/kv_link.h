@@ -49,6 +49,8 @@ struct bt_kv_link_user {
     void (*turn)(void *arg);
 };
 
+struct bt_tls;
+
 struct bt_kv_links_config {
     struct event_base *base; /* borrowed */
     struct bt_kv_link_user user;
@@ -59,6 +61,8 @@ struct bt_kv_links_config {
     uint32_t n_layers;
     uint32_t page_bytes;
     const char *listen; /* D: "host:port", port 0 chosen by the system */
+    struct bt_tls *tls; /* tcp: P shows D a prefill worker's certificate, D shows P a decode
+                           worker's. NULL: plain text. Borrowed until destroy */
 };
 
 struct bt_kv_links; /* the worker's links of one kind */

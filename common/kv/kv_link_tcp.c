@@ -17,6 +17,7 @@
 #include "common/base/assert.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/tls.h"
 
 static struct bt_kv_tcp_conn *conn_create(struct bt_kv_links *set, enum bt_kv_tcp_state state,
                                           uint32_t link) {
@@ -205,6 +206,8 @@ static void close_socket(struct bt_kv_tcp_conn *conn) {
     if (conn->write)
         event_free(conn->write);
     conn->read = conn->write = NULL;
+    bt_tls_stream_destroy(conn->tls);
+    conn->tls = NULL;
     if (conn->fd >= 0)
         close(conn->fd);
     conn->fd = -1;
@@ -256,6 +259,10 @@ void bt_kv_tcp_connected(struct bt_kv_tcp_conn *conn) {
                                           .fingerprint = config->fingerprint}};
     memcpy(join.join.name, config->name, sizeof join.join.name);
     conn->state = BT_KV_TCP_EXCHANGE;
+    if (!bt_kv_tcp_start_tls(conn)) {
+        bt_kv_tcp_doom(conn, "no memory for TLS");
+        return;
+    }
     event_add(conn->read, NULL);
     bt_kv_tcp_queue(conn, &join);
 }
@@ -365,7 +372,7 @@ static void on_accept(struct evconnlistener *listener, evutil_socket_t fd, struc
     else
         snprintf(conn->who, sizeof conn->who, "%s:%s", host, port);
     no_delay(fd);
-    if (!bt_kv_tcp_watch_socket(conn) || event_add(conn->read, NULL))
+    if (!bt_kv_tcp_start_tls(conn) || !bt_kv_tcp_watch_socket(conn) || event_add(conn->read, NULL))
         bt_kv_tcp_doom(conn, "no memory for its events");
 }
 

@@ -18,6 +18,7 @@
 #include "common/kv/kv_wire_read.h"
 
 struct addrinfo;
+struct bt_tls_stream;
 struct evbuffer;
 struct evconnlistener;
 struct evdns_base;
@@ -36,7 +37,7 @@ enum {
 enum bt_kv_tcp_state {
     BT_KV_TCP_RESOLVING,  /* P: the host's name is looked up */
     BT_KV_TCP_CONNECTING, /* P */
-    BT_KV_TCP_EXCHANGE,   /* P: LinkJoin is queued; D: it is waited for */
+    BT_KV_TCP_EXCHANGE,   /* P: LinkJoin is queued; D: it is waited for (TLS's handshake first) */
     BT_KV_TCP_UP,
     BT_KV_TCP_CLOSING, /* in order: what is queued goes out, then the peer's end is waited for */
 };
@@ -45,8 +46,9 @@ struct bt_kv_tcp_conn {
     struct bt_kv_links *set;
     struct bt_kv_tcp_conn *next;
     enum bt_kv_tcp_state state;
-    int fd;        /* -1: none yet */
-    uint32_t link; /* D: BT_KV_NO_LINK until up */
+    int fd;                    /* -1: none yet */
+    struct bt_tls_stream *tls; /* NULL: plain text */
+    uint32_t link;             /* D: BT_KV_NO_LINK until up */
     bool was_up;
     bool is_shut;   /* CLOSING: our direction has been closed */
     bool is_doomed; /* to be buried */
@@ -64,7 +66,8 @@ struct bt_kv_tcp_conn {
     struct bt_kv_reader reader;
     /* Going out: whole control units, then one frame at a time. */
     struct evbuffer *control;
-    bool is_waiting; /* for the write event: the socket is full or the turn's share is used */
+    bool is_waiting;     /* for the write event: the socket is full or the turn's share is used */
+    bool reads_on_write; /* TLS must write before it can read on */
     bool is_sending;
     struct bt_kv_outgoing frame;
     uint8_t head[BT_KV_HEADER_BYTES + 8 * BT_KV_FRAME_PAGES]; /* header and sums */
@@ -118,5 +121,7 @@ bool bt_kv_tcp_watch_socket(struct bt_kv_tcp_conn *conn);
 void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn);
 /* Sets or moves the connection's deadline. */
 void bt_kv_tcp_set_deadline(struct bt_kv_tcp_conn *conn, uint32_t ms);
+/* Makes the connection's socket speak TLS, where the set has certificates. False: no memory. */
+bool bt_kv_tcp_start_tls(struct bt_kv_tcp_conn *conn);
 /* From any state: takes the connection out of the set, tells the user, frees it. */
 void bt_kv_tcp_bury(struct bt_kv_tcp_conn *conn);

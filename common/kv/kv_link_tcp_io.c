@@ -14,6 +14,7 @@
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/base/tls.h"
 
 void bt_kv_tcp_doom(struct bt_kv_tcp_conn *conn, const char *format, ...) {
     if (conn->is_doomed)
@@ -64,6 +65,9 @@ void bt_kv_tcp_bury(struct bt_kv_tcp_conn *conn) {
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
+    if (conn->tls)
+        bt_tls_close(conn->tls);
+    bt_tls_stream_destroy(conn->tls);
     if (conn->fd >= 0)
         close(conn->fd);
     if (conn->lookup)
@@ -155,34 +159,63 @@ static int want_out(struct bt_kv_tcp_conn *conn, struct iovec *iov) {
     return n;
 }
 
-/* Bytes sent, 0 where the socket takes none now. A failure dooms the connection. */
-static size_t send_some(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
+/* What came of an operation that was tried on the socket, for TLS and without it. */
+struct moved {
+    size_t n;
+    bool is_blocked; /* the socket takes or has no more now */
+    bool is_ended;   /* the peer has closed */
+};
+
+static struct moved send_plain(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n_iov};
     ssize_t n;
     do {
         n = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
     } while (n < 0 && errno == EINTR);
     if (n >= 0)
-        return (size_t)n;
+        return (struct moved){.n = (size_t)n};
     if (errno != EAGAIN && errno != EWOULDBLOCK)
         bt_kv_tcp_doom(conn, "writing to the peer failed: %s", strerror(errno));
-    return 0;
+    return (struct moved){.is_blocked = true};
 }
 
-static size_t send_frame(struct bt_kv_tcp_conn *conn) {
+static struct moved send_tls(struct bt_kv_tcp_conn *conn, const struct iovec *iov, int n_iov) {
+    struct moved moved = {0};
+    struct bt_error err;
+    for (int i = 0; i < n_iov; i++) {
+        const uint8_t *bytes = iov[i].iov_base;
+        for (size_t at = 0, n; at < iov[i].iov_len; at += n, moved.n += n) {
+            bt_status status = bt_tls_write(conn->tls, bytes + at, iov[i].iov_len - at, &n, &err);
+            if (status == BT_OK)
+                continue;
+            if (status != BT_AGAIN)
+                bt_kv_tcp_doom(conn, "writing to the peer failed: %s", err.text);
+            moved.is_blocked = true;
+            return moved;
+        }
+    }
+    return moved;
+}
+
+/* Sends what it can; a failure dooms the connection. */
+static struct moved send_some(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
+    return conn->tls ? send_tls(conn, iov, n_iov) : send_plain(conn, iov, n_iov);
+}
+
+static struct moved send_frame(struct bt_kv_tcp_conn *conn) {
     const struct bt_kv_link_user *user = &conn->set->config.user;
     struct iovec iov[BT_KV_FRAME_PAGES + 1];
-    size_t n = send_some(conn, iov, want_out(conn, iov));
-    conn->n_sent += (uint32_t)n;
+    struct moved moved = send_some(conn, iov, want_out(conn, iov));
+    conn->n_sent += (uint32_t)moved.n;
     if (conn->n_sent == conn->head_bytes + conn->frame.frame.length) {
         conn->is_sending = false;
         user->frame_done(user->arg, conn->link, conn->frame.id);
         bt_kv_tcp_turn(conn->set);
     }
-    return n;
+    return moved;
 }
 
-static size_t send_control(struct bt_kv_tcp_conn *conn) {
+static struct moved send_control(struct bt_kv_tcp_conn *conn) {
     struct evbuffer_iovec extents[16];
     struct iovec iov[16];
     int n_iov = evbuffer_peek(conn->control, -1, NULL, extents, 16);
@@ -190,9 +223,9 @@ static size_t send_control(struct bt_kv_tcp_conn *conn) {
         n_iov = 16;
     for (int i = 0; i < n_iov; i++)
         iov[i] = (struct iovec){extents[i].iov_base, extents[i].iov_len};
-    size_t n = send_some(conn, iov, n_iov);
-    evbuffer_drain(conn->control, n);
-    return n;
+    struct moved moved = send_some(conn, iov, n_iov);
+    evbuffer_drain(conn->control, moved.n);
+    return moved;
 }
 
 /* Control goes before the next frame and never inside one. A frame is pulled only when everything
@@ -205,9 +238,11 @@ void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
         bool has_control = evbuffer_get_length(conn->control) > 0;
         if (!conn->is_sending && !has_control && !begin_frame(conn))
             break;
-        size_t n = conn->is_sending ? send_frame(conn) : send_control(conn);
-        n_total += n;
-        if (!n || n_total >= BT_KV_TCP_TURN_BYTES) {
+        struct moved moved = conn->is_sending ? send_frame(conn) : send_control(conn);
+        n_total += moved.n;
+        if (conn->tls && moved.is_blocked && !bt_tls_wants_write(conn->tls))
+            return; /* the handshake waits for the peer: on_readable comes back here */
+        if (moved.is_blocked || n_total >= BT_KV_TCP_TURN_BYTES) {
             conn->is_waiting = true; /* until it is writable, or for the next turn */
             event_add(conn->write, NULL);
             return;
@@ -215,19 +250,10 @@ void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
     }
     if (conn->state == BT_KV_TCP_CLOSING && !conn->is_doomed && !conn->is_shut) {
         conn->is_shut = true;
+        if (conn->tls)
+            bt_tls_close(conn->tls);
         shutdown(conn->fd, SHUT_WR);
     }
-}
-
-static void on_writable(evutil_socket_t fd, short what, void *arg) {
-    struct bt_kv_tcp_conn *conn = arg;
-    struct bt_kv_links *set = conn->set;
-    (void)fd, (void)what;
-    conn->is_waiting = false;
-    if (conn->state == BT_KV_TCP_CONNECTING)
-        bt_kv_tcp_connected(conn);
-    bt_kv_tcp_write(conn);
-    bt_kv_tcp_leave(set);
 }
 
 /* ---- reading ---- */
@@ -235,6 +261,10 @@ static void on_writable(evutil_socket_t fd, short what, void *arg) {
 static void on_end(struct bt_kv_tcp_conn *conn) {
     if (conn->state == BT_KV_TCP_CLOSING)
         bt_kv_tcp_doom(conn, "closed");
+    else if (conn->state == BT_KV_TCP_EXCHANGE && conn->set->config.prefill && !conn->tls)
+        bt_kv_tcp_doom(conn,
+                       "the peer closed the connection during the first exchange; it may want "
+                       "TLS (--tls-cert, --tls-key, --tls-ca)");
     else if (bt_kv_reader_is_inside(&conn->reader))
         bt_kv_tcp_doom(conn, "the peer closed the connection in the middle of a %s",
                        conn->reader.phase == BT_KV_READ_HEADER    ? "header"
@@ -251,42 +281,100 @@ static size_t total(const struct iovec *iov, int n_iov) {
     return n;
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg) {
-    struct bt_kv_tcp_conn *conn = arg;
+static struct moved read_plain(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
+    ssize_t n;
+    do {
+        n = readv(conn->fd, iov, n_iov);
+    } while (n < 0 && errno == EINTR);
+    if (n >= 0)
+        return (struct moved){.n = (size_t)n,
+                              .is_ended = n == 0,
+                              /* the socket is empty for now */
+                              .is_blocked = (size_t)n < total(iov, n_iov)};
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+        bt_kv_tcp_doom(conn, "reading from the peer failed: %s", strerror(errno));
+    return (struct moved){.is_blocked = true};
+}
+
+/* One record's bytes at most, decrypted into where they belong. */
+static struct moved read_tls(struct bt_kv_tcp_conn *conn, const struct iovec *iov) {
+    struct moved moved = {0};
+    struct bt_error err;
+    bt_status status = bt_tls_read(conn->tls, iov->iov_base, iov->iov_len, &moved.n, &err);
+    if (status == BT_OK)
+        return moved;
+    moved.n = 0;
+    moved.is_blocked = true;
+    if (status == BT_AGAIN) {
+        conn->reads_on_write = bt_tls_wants_write(conn->tls);
+        if (conn->reads_on_write)
+            event_add(conn->write, NULL);
+    } else if (status == BT_DONE || conn->state == BT_KV_TCP_CLOSING) {
+        moved.is_ended = true;
+    } else {
+        bt_kv_tcp_doom(conn, "%s", err.text);
+    }
+    return moved;
+}
+
+static void on_breach(struct bt_kv_tcp_conn *conn, const struct bt_error *err) {
     struct bt_kv_links *set = conn->set;
+    set->n_breaches += err->status == BT_E_PROTOCOL;
+    if (conn->state == BT_KV_TCP_EXCHANGE && !set->config.prefill) {
+        bt_kv_tcp_refuse(conn, err->text);
+        event_del(conn->read);
+    } else {
+        bt_kv_tcp_doom(conn, "%s", err->text);
+    }
+}
+
+static void read_some(struct bt_kv_tcp_conn *conn) {
     size_t n_total = 0;
-    (void)what;
     while (!conn->is_doomed && n_total < BT_KV_TCP_TURN_BYTES) {
         struct iovec iov[BT_KV_READER_IOVS];
         struct bt_error err;
         int n_iov = bt_kv_reader_want(&conn->reader, iov);
-        ssize_t n = readv(fd, iov, n_iov);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            if (errno != EAGAIN && errno != EWOULDBLOCK)
-                bt_kv_tcp_doom(conn, "reading from the peer failed: %s", strerror(errno));
-            break;
-        }
-        if (!n) {
+        struct moved moved = conn->tls ? read_tls(conn, iov) : read_plain(conn, iov, n_iov);
+        if (moved.is_ended)
             on_end(conn);
-            break;
-        }
+        if (!moved.n)
+            return;
         conn->heard_us = bt_clock_us();
-        n_total += (size_t)n;
-        if (bt_kv_reader_got(&conn->reader, (size_t)n, &err) < 0) {
-            set->n_breaches += err.status == BT_E_PROTOCOL;
-            if (conn->state == BT_KV_TCP_EXCHANGE && !set->config.prefill) {
-                bt_kv_tcp_refuse(conn, err.text);
-                event_del(conn->read);
-            } else {
-                bt_kv_tcp_doom(conn, "%s", err.text);
-            }
-            break;
+        n_total += moved.n;
+        if (bt_kv_reader_got(&conn->reader, moved.n, &err) < 0) {
+            on_breach(conn, &err);
+            return;
         }
-        if ((size_t)n < total(iov, n_iov))
-            break; /* the socket is empty for now */
+        if (moved.is_blocked)
+            return;
     }
+    /* What stands in TLS's buffer does not make the socket readable. */
+    if (conn->tls && !conn->is_doomed && bt_tls_has_pending(conn->tls))
+        event_active(conn->read, EV_READ, 0);
+}
+
+static void on_readable(evutil_socket_t fd, short what, void *arg) {
+    struct bt_kv_tcp_conn *conn = arg;
+    struct bt_kv_links *set = conn->set;
+    (void)fd, (void)what;
+    read_some(conn);
+    if (conn->tls && !conn->is_doomed)
+        bt_kv_tcp_write(conn); /* it may have waited for the peer's part of the handshake */
+    bt_kv_tcp_leave(set);
+}
+
+static void on_writable(evutil_socket_t fd, short what, void *arg) {
+    struct bt_kv_tcp_conn *conn = arg;
+    struct bt_kv_links *set = conn->set;
+    (void)fd, (void)what;
+    conn->is_waiting = false;
+    if (conn->state == BT_KV_TCP_CONNECTING)
+        bt_kv_tcp_connected(conn);
+    if (conn->reads_on_write) {
+        conn->reads_on_write = false;
+        read_some(conn);
+    }
+    bt_kv_tcp_write(conn);
     bt_kv_tcp_leave(set);
 }
 
@@ -322,6 +410,15 @@ bool bt_kv_tcp_watch(struct bt_kv_tcp_conn *conn) {
     conn->control = evbuffer_new();
     conn->deadline = evtimer_new(set->config.base, on_deadline, conn);
     return conn->control && conn->deadline;
+}
+
+bool bt_kv_tcp_start_tls(struct bt_kv_tcp_conn *conn) {
+    const struct bt_kv_links_config *config = &conn->set->config;
+    if (!config->tls)
+        return true;
+    conn->tls = config->prefill ? bt_tls_connect(config->tls, conn->fd, BT_TLS_DECODE, NULL)
+                                : bt_tls_accept(config->tls, conn->fd, BT_TLS_PREFILL);
+    return conn->tls != NULL;
 }
 
 bool bt_kv_tcp_watch_socket(struct bt_kv_tcp_conn *conn) {

@@ -72,6 +72,11 @@ static bt_status check_frame(const struct bt_kv_frame *f, uint32_t page_bytes,
 
 bt_status bt_kv_header_unpack(const uint8_t bytes[BT_KV_HEADER_BYTES], uint32_t page_bytes,
                               struct bt_kv_unit *out, struct bt_error *err) {
+    /* A TLS record: its type, handshake or alert, then its version (RFC 8446, section 5.1). */
+    if ((bytes[0] == 0x16 || bytes[0] == 0x15) && bytes[1] == 0x03)
+        return bt_fail(
+            err, BT_E_PROTOCOL,
+            "the peer speaks TLS and this side does not (--tls-cert, --tls-key, --tls-ca)");
     if (bt_load_u32(bytes) != BT_KV_MAGIC)
         return bt_fail(err, BT_E_PROTOCOL,
                        "unit begins with %08x where %08x must stand: not a KV link",

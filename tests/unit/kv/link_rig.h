@@ -22,6 +22,9 @@
 #include "common/kv/kv_link.h"
 #include "common/kv/kv_wire.h"
 
+/* Under which certificates sides are opened; NULL: plain text. */
+static struct bt_tls *rig_p_tls, *rig_d_tls;
+
 enum { RIG_LAYERS = 4, RIG_PAGES = 64, RIG_PAGE_BYTES = 12288, RIG_FRAMES = 4096, RIG_WAIT_S = 20 };
 
 /* One scripted worker. A prefill side sends out[0 .. n_out); a decode side takes every frame whose
@@ -175,6 +178,7 @@ static inline void rig_side_init(struct rig_side *side, struct event_base *base,
         .n_layers = RIG_LAYERS,
         .page_bytes = page_bytes,
         .listen = prefill ? NULL : "127.0.0.1:0",
+        .tls = prefill ? rig_p_tls : rig_d_tls,
     };
     memcpy(config.name, prefill ? "prefill" : "decode", prefill ? 8 : 7);
     assert_int_equal(side->ops->create(&config, &side->links, &err), BT_OK);
