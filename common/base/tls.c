@@ -11,7 +11,7 @@
 #include "common/base/assert.h"
 #include "common/base/tls_inner.h"
 
-enum { FILE_BYTES_MAX = 1 << 20, READ_AHEAD_BYTES = 64 << 10 };
+enum { FILE_BYTES_MAX = 1 << 20 };
 
 /* AES-128 first: of the three it moves the most bytes a second, and a peer can still choose. */
 #define CIPHERS "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
@@ -173,10 +173,6 @@ static bt_status make_ctx(const struct bt_tls_config *config, SSL_CTX **out, str
         ctx, config->ca ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT : SSL_VERIFY_NONE,
         NULL);
     SSL_CTX_set_cert_verify_callback(ctx, bt_tls_on_verify, (char *)config->ca);
-    if (config->ca) { /* few and busy: several records come with one read of the socket */
-        SSL_CTX_set_read_ahead(ctx, 1);
-        SSL_CTX_set_default_read_buffer_len(ctx, READ_AHEAD_BYTES);
-    }
     if (!config->ca) /* thousands of clients that say little: no buffers while they wait */
         SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     if (config->alpn)

@@ -1,6 +1,6 @@
 /* Measures a KV link over loopback: the cache of a 1,500-token prompt from one process to another.
  *
- *   bench_link [ROUNDS]      prints one JSON line, GB/s (1e9 bytes) of payload
+ *   bench_link [ROUNDS] [tls]   prints one JSON line, GB/s (1e9 bytes) of payload; under TLS 1.3
  *
  * SmolLM2's shape: 30 layers, 94 pages of 12,288 bytes: 35 MB. Each sample is the time from the
  * first frame to the receiver's word that all of it is in its pages and every sum was compared;
@@ -19,6 +19,7 @@
 
 #include "common/base/assert.h"
 #include "common/kv/kv_link.h"
+#include "tests/unit/certs.h"
 
 enum { LAYERS = 30, PAGES = 94, PAGE_BYTES = 12288, ROUNDS_MAX = 1000 };
 
@@ -133,7 +134,7 @@ static void on_turn(void *arg) {
     (void)arg;
 }
 
-static void side_open(struct side *side, bool prefill) {
+static void side_open(struct side *side, bool prefill, struct bt_tls *tls) {
     struct bt_error err;
     side->base = event_base_new();
     side->ops = bt_kv_link_find("tcp");
@@ -160,6 +161,7 @@ static void side_open(struct side *side, bool prefill) {
         .n_layers = LAYERS,
         .page_bytes = PAGE_BYTES,
         .listen = "127.0.0.1:0",
+        .tls = tls,
     };
     if (side->ops->create(&config, &side->links, &err) != BT_OK) {
         fprintf(stderr, "bench_link: %s\n", err.text);
@@ -176,10 +178,10 @@ static void side_close(struct side *side) {
 
 /* The receiver, in a process of its own: says its address on fd and serves until its parent ends.
  */
-static void receive(int fd) {
+static void receive(int fd, struct bt_tls *tls) {
     static struct side side;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    side_open(&side, false);
+    side_open(&side, false, tls);
     const char *address = side.ops->address(side.links);
     BT_ASSERT(write(fd, address, strlen(address) + 1) > 0);
     event_base_dispatch(side.base);
@@ -197,15 +199,25 @@ int main(int argc, char **argv) {
         fprintf(stderr, "bench_link: %d rounds, must be 1 to %d\n", n_rounds, ROUNDS_MAX);
         return 2;
     }
+    struct bt_tls *p_tls = NULL, *d_tls = NULL;
+    bool has_tls = argc > 2 && !strcmp(argv[2], "tls");
+    if (has_tls) {
+        struct certs certs;
+        certs_open(&certs);
+        certs_issue_roles(&certs);
+        p_tls = certs_tls(&certs, "prefill", NULL, BT_TLS_PREFILL);
+        d_tls = certs_tls(&certs, "decode", NULL, BT_TLS_DECODE);
+        certs_close(&certs);
+    }
     BT_ASSERT(!pipe(fds));
     pid_t child = fork();
     BT_ASSERT(child >= 0);
     if (!child)
-        receive(fds[1]);
+        receive(fds[1], d_tls);
     BT_ASSERT(read(fds[0], address, sizeof address - 1) > 0);
     side.n_rounds = (uint32_t)n_rounds + 1; /* the first one warms up and does not count */
     BT_ASSERT(side.n_rounds <= ROUNDS_MAX);
-    side_open(&side, true);
+    side_open(&side, true, p_tls);
     side.sums = calloc((size_t)LAYERS * PAGES, sizeof *side.sums);
     BT_ASSERT(side.sums);
     for (uint32_t i = 0; i < LAYERS * PAGES; i++)
@@ -217,13 +229,16 @@ int main(int argc, char **argv) {
     event_base_dispatch(side.base);
     bool ok = side.round == side.n_rounds;
     if (ok) {
-        printf("{\"row\": \"link_tcp\", \"engine\": \"baton\", \"threads\": 1, \"unit\": \"GB/s\", "
-               "\"samples\": [");
+        printf("{\"row\": \"link_tcp%s\", \"engine\": \"baton\", \"threads\": 1, \"unit\": "
+               "\"GB/s\", \"samples\": [",
+               has_tls ? "_tls" : "");
         for (uint32_t i = 1; i < side.n_rounds; i++)
             printf("%s%.3f", i > 1 ? ", " : "", side.gb_per_s[i]);
         printf("]}\n");
     }
     side_close(&side);
+    bt_tls_destroy(p_tls);
+    bt_tls_destroy(d_tls);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
     return ok ? 0 : 1;
