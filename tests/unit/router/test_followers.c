@@ -273,7 +273,7 @@ static void test_what_a_record_says_of_the_wait(void **state) {
     end_of(h, req);
     struct bt_request_record record;
     assert_true(bt_router_core_record(h->core, h->now_us, 0, &record));
-    assert_int_equal(record.queue_us, 100000);
+    assert_int_equal(record.span_us[BT_SPAN_QUEUE], 100000);
     finish(h);
 }
 
