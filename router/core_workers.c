@@ -265,7 +265,7 @@ static void on_ended(struct bt_router_core *core, uint32_t i, const struct bt_ms
 static void on_report(struct bt_router_core *core, uint32_t i, const struct bt_msg_ended *report) {
     bool from_p = false;
     struct bt_request *req = find_part(core, i, report->key, &from_p);
-    if (req)
+    if (req && req->state != BT_REQUEST_SERVED) /* the record of that one waits for Ended */
         note_report(core, req, report, from_p);
 }
 

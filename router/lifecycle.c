@@ -113,6 +113,10 @@ static void p_token(struct bt_router_core *core, struct bt_request *req,
                     struct bt_life_cause cause) {
     (void)cause;
     bt_core_set_state(core, req, BT_REQUEST_TRANSFERRING);
+#if BT_MUTANT_choice_before_commit
+    /* The planted defect: P's token is taken for the cache. */
+    bt_followers_release(core, req);
+#endif
 }
 
 static void d_token(struct bt_router_core *core, struct bt_request *req,

@@ -237,11 +237,12 @@ static bool report(const struct sim_coverage *all, const struct arguments *args)
            (unsigned long long)all->n_requests, (unsigned long long)all->n_ok,
            (unsigned long long)all->n_cancelled, (unsigned long long)all->n_failed,
            (unsigned long long)all->n_refused, (unsigned long long)all->n_lost);
-    printf(
-        "tokens %llu, hand-offs %llu, preempted %llu, resumed %llu, pages from the prefix %llu\n",
-        (unsigned long long)all->n_tokens, (unsigned long long)all->n_committed,
-        (unsigned long long)all->n_preempted, (unsigned long long)all->n_resumed,
-        (unsigned long long)all->n_pinned);
+    printf("tokens %llu, hand-offs %llu, preempted %llu, resumed %llu, pages from the prefix %llu, "
+           "choices "
+           "placed where their prompt is %llu\n",
+           (unsigned long long)all->n_tokens, (unsigned long long)all->n_committed,
+           (unsigned long long)all->n_preempted, (unsigned long long)all->n_resumed,
+           (unsigned long long)all->n_pinned, (unsigned long long)all->n_choices);
     puts("sometimes:");
     for (int f = 0; f < SIM_FAULT_COUNT; f++) {
         printf("  %-18s %llu\n", sim_fault_name((enum sim_fault)f),

@@ -27,7 +27,8 @@ enum {
     SIM_LAYERS = 2,
     SIM_VOCAB = 997,
     SIM_CONTEXT = 192,
-    SIM_CLIENTS = 16,
+    SIM_CALLS = 16,   /* of clients */
+    SIM_CLIENTS = 32, /* requests: calls and their further choices */
     SIM_CONNS = 512,
     SIM_TICKETS = 64,
     SIM_ENDING = 512,
@@ -179,6 +180,9 @@ struct sim_client {
     bool is_foreign;                          /* its prompt has a token that no worker knows */
     bool stops_late, stop_due; /* the stop comes after stop_at, when the request is in `aim` */
     bool aims_cancel;          /* the client goes when the request is in `aim` */
+    int leader;                /* of a further choice: the client of the first one; else -1 */
+    uint32_t choice;           /* 0 of the first one */
+    uint64_t arrives_us, seed; /* the seed is known once the router has it */
     enum bt_request_state aim;
     int router;
     int32_t prompt[SIM_CONTEXT];
@@ -193,6 +197,9 @@ struct sim_client {
     enum bt_finish finish;
     bt_status status;
     uint32_t stop_at; /* tokens after which a stop string matches */
+    /* As they were at its end. */
+    enum bt_placement placement;
+    uint32_t attempts, pages_held;
 };
 
 struct sim_options {
@@ -207,7 +214,7 @@ struct sim_coverage {
     uint64_t pairs_router[256], pairs_prefill[256], pairs_decode[256], pairs_send[256],
         pairs_recv[256];
     uint64_t n_requests, n_ok, n_cancelled, n_failed, n_refused, n_lost, n_tokens;
-    uint64_t n_events, n_preempted, n_resumed, n_committed, n_pinned;
+    uint64_t n_events, n_preempted, n_resumed, n_committed, n_pinned, n_choices;
 };
 
 struct sim {
@@ -351,6 +358,8 @@ int sim_node_of(const struct sim *sim, struct bt_id incarnation);
 /* sim_clients.c */
 void sim_make_clients(struct sim *sim);
 void sim_on_arrive(struct sim *sim, uint32_t client);
+/* Gives the request to its router, which is up. */
+void sim_ask(struct sim *sim, uint32_t client);
 void sim_on_cancel(struct sim *sim, uint32_t client);
 void sim_on_stop(struct sim *sim, uint32_t client);
 /* Clients that wait for a state of their request before they go or stop. */
@@ -359,4 +368,12 @@ void sim_on_emit(struct sim *sim, const struct bt_router_action *action);
 void sim_on_end(struct sim *sim, const struct bt_router_action *action);
 void sim_clients_lost(struct sim *sim, int router);
 bool sim_all_ended(const struct sim *sim);
+
+/* sim_choices.c */
+/* Gives some calls further choices: requests that follow the first one. */
+void sim_make_choices(struct sim *sim);
+/* The first one was taken in, or was not: its further choices come right behind it. */
+void sim_ask_choices(struct sim *sim, uint32_t client);
+/* One prefill and one transfer for all choices, where nothing went wrong. */
+void sim_check_choices(struct sim *sim);
 void sim_check_clients(struct sim *sim);

@@ -212,6 +212,7 @@ static void check_spans(struct sim *sim, const struct sim_node *node) {
 
 void sim_check_rest(struct sim *sim) {
     sim_check_clients(sim);
+    sim_check_choices(sim);
     for (int n = 0; n < sim->n_nodes; n++) {
         const struct sim_node *node = &sim->nodes[n];
         struct bt_census census;

@@ -5,10 +5,11 @@
 
 void sim_make_clients(struct sim *sim) {
     struct sim_random *random = &sim->random;
-    sim->n_clients = 4 + (int)sim_below(random, SIM_CLIENTS - 4);
+    sim->n_clients = 4 + (int)sim_below(random, SIM_CALLS - 4);
     for (int c = 0; c < sim->n_clients; c++) {
         struct sim_client *client = &sim->clients[c];
         uint32_t family = sim_below(random, 3);
+        client->leader = -1;
         client->router = (int)sim_below(random, (uint32_t)sim->n_routers);
         client->n_prompt =
             1 + sim_below(random, sim->long_answers || sim_chance(random, 60) ? 40 : 90);
@@ -31,6 +32,7 @@ void sim_make_clients(struct sim *sim) {
         client->seed_given = sim_chance(random, 50);
         uint64_t at = sim->now_us + 300000 + sim_below(random, 2500000);
         sim_push(sim, at, SIM_ON_ARRIVE, -1, (uint32_t)c, 0, NULL);
+        client->arrives_us = at;
         client->aim = BT_REQUEST_QUEUED + sim_below(random, BT_REQUEST_SERVED - BT_REQUEST_QUEUED);
         if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25)) {
             client->aims_cancel = sim_chance(random, 40);
@@ -49,6 +51,7 @@ void sim_make_clients(struct sim *sim) {
         if (client->is_foreign)
             client->prompt[client->n_prompt - 1] = SIM_VOCAB + (int32_t)sim_below(random, 3);
     }
+    sim_make_choices(sim);
 }
 
 void sim_on_arrive(struct sim *sim, uint32_t c) {
@@ -56,6 +59,7 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
     struct sim_node *router = &sim->nodes[client->router];
     if (!router->up) {
         client->sent = client->ended = client->lost = true;
+        sim_ask_choices(sim, c);
         return;
     }
     if (!bt_router_core_ready(router->router)) { /* a client tries again, as a balancer would */
@@ -66,6 +70,13 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
         sim_fail(sim, "liveness", "%s is never ready", router->name);
         return;
     }
+    sim_ask(sim, c);
+    sim_ask_choices(sim, c);
+}
+
+void sim_ask(struct sim *sim, uint32_t c) {
+    struct sim_client *client = &sim->clients[c];
+    struct sim_node *router = &sim->nodes[client->router];
     struct bt_submit submit = {
         .tokens = client->prompt,
         .n_tokens = client->n_prompt,
@@ -76,6 +87,11 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
         .tenant = "",
         .user = client,
     };
+    if (client->leader >= 0) {
+        submit.leader = sim->clients[client->leader].req;
+        submit.seed_given = true;
+        submit.sampling.seed = sim->clients[client->leader].seed + client->choice;
+    }
     struct bt_error err = {0};
     client->sent = true;
     client->sent_us = sim->now_us;
@@ -86,7 +102,9 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
     sim_say(sim, client->router, "client %u asks: %u tokens, at most %u more, request %llu", c,
             client->n_prompt, client->sampling.max_tokens,
             status < 0 ? 0 : (unsigned long long)client->req->id);
-    if (status < 0) {
+    if (status == BT_OK) {
+        client->seed = client->req->sampling.seed;
+    } else {
         client->ended = true;
         client->status = status;
         client->ended_us = sim->now_us;
@@ -152,8 +170,10 @@ void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
                  "client %d: token %u where %u is next", c, action->index, index);
         return;
     }
-    int32_t expected = sim_oracle(client->tokens, client->n_tokens, client->n_prompt,
-                                  &action->req->sampling, &finish, &hash);
+    struct bt_sampling sampling = client->sampling;
+    sampling.seed = client->seed;
+    int32_t expected =
+        sim_oracle(client->tokens, client->n_tokens, client->n_prompt, &sampling, &finish, &hash);
     if (action->token != expected || action->finish != finish || action->hash != hash)
         sim_fail(sim, "no token from another prompt",
                  "client %d: token %u is %d finish %d, must be %d finish %d (hash %s)", c, index,
@@ -218,6 +238,9 @@ void sim_on_end(struct sim *sim, const struct bt_router_action *action) {
     client->ended = true;
     client->ended_us = sim->now_us;
     client->status = action->status;
+    client->placement = action->req->placement;
+    client->attempts = action->req->attempt;
+    client->pages_held = action->req->pages_held;
     client->req = NULL;
     sim_say(sim, client->router, "client %d ends: %s %s", c, bt_status_name(action->status),
             action->reason);

@@ -108,7 +108,7 @@ static void add_nodes(struct sim *sim, enum sim_role role, int count, char lette
         snprintf(node->name, sizeof node->name, "%c%d", letter, i);
         node->n_pages = 8 + sim_below(&sim->random, role == SIM_PREFILL ? 12 : 24);
         if (sim->short_cuts)
-            node->n_pages = 200;
+            node->n_pages = 480;
         else if (sim->slow && role == SIM_PREFILL)
             node->n_pages = 8 + sim_below(&sim->random, 3);
         else if (sim->long_answers)
