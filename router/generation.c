@@ -2,7 +2,8 @@
 #include "router/generation.h"
 
 #include <stdlib.h>
-#include <string.h>
+
+#include "common/text/utf8.h"
 
 /* Logprobs are many bytes, and most requests ask for none: they are held apart. */
 struct bt_held_token {
@@ -41,12 +42,14 @@ static bool give(struct bt_generation *gen, const struct bt_emitted *emitted) {
                              .token = emitted->token,
                              .hash = emitted->hash,
                              .logprobs = emitted->logprobs,
+                             .offset = gen->n_chars,
                              .finish = emitted->finish};
     bool last = emitted->finish != BT_FINISH_NONE, matched = false;
     size_t n = bt_detokenizer_push(&gen->detokenizer, emitted->token, text);
     if (last)
         n += bt_detokenizer_flush(&gen->detokenizer, text + n);
     piece.text = (struct bt_slice){text, n};
+    gen->n_chars += bt_utf8_count(text, n);
     if (gen->stops) {
         size_t n_shown = 0;
         matched = bt_stop_filter_push(gen->stops, piece.text, shown, &n_shown) == BT_DONE;

@@ -29,6 +29,7 @@ struct bt_generation {
     struct bt_held_token *held;   /* tokens that wait for the sink; NULL: never was full */
     uint32_t n_held, held_first, held_capacity;
     uint32_t n_generated; /* pieces given to the sink, but for prompt_only's */
+    uint64_t n_chars;     /* code points of their text, before stop strings are cut off */
     bool waits;           /* for the scores of its prompt: holds tokens as if the sink were full */
     bool prompt_only;     /* its one token is not shown */
     bool stopped;         /* a stop string has matched: later tokens are dropped */

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "common/text/utf8.h"
+
 enum { ID_DIGITS = 16, CREATED_DIGITS = 10 };
 
 static void add_head(struct bt_text_buffer *out, enum bt_openai_kind kind, bool chunk,
@@ -69,112 +71,210 @@ static void add_prefix(struct bt_text_buffer *out, const struct bt_openai_answer
     patch(at, skeleton->id_at, skeleton->created_at, answer->id, answer->created_s);
 }
 
-static const char *finish_json(enum bt_finish finish) {
+const char *bt_openai_finish_json(enum bt_finish finish) {
     return finish == BT_FINISH_STOP     ? "\"stop\""
            : finish == BT_FINISH_LENGTH ? "\"length\""
                                         : "null";
 }
 
-static void add_usage(struct bt_text_buffer *out, uint64_t n_prompt, uint64_t n_generated) {
+void bt_openai_write_usage(struct bt_text_buffer *out, uint64_t n_prompt, uint64_t n_generated,
+                           int64_t n_cached) {
     bt_text_buffer_add_literal(out, "{\"prompt_tokens\":");
     bt_text_buffer_add_u64(out, n_prompt);
     bt_text_buffer_add_literal(out, ",\"completion_tokens\":");
     bt_text_buffer_add_u64(out, n_generated);
     bt_text_buffer_add_literal(out, ",\"total_tokens\":");
     bt_text_buffer_add_u64(out, n_prompt + n_generated);
+    if (n_cached >= 0) {
+        bt_text_buffer_add_literal(out, ",\"prompt_tokens_details\":{\"cached_tokens\":");
+        bt_text_buffer_add_i64(out, n_cached);
+        bt_text_buffer_add_literal(out, "}");
+    }
     bt_text_buffer_add_literal(out, "}");
 }
 
-void bt_openai_write_chunk(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                           const struct bt_piece *piece) {
+/* ---- the prompts ---- */
+
+/* Lists of what is shown of a prompt token. */
+static void add_score(struct bt_openai_answer *answer, struct bt_openai_echo *echo, uint32_t at,
+                      const struct bt_logprobs *logprobs) {
+    char text[BT_TOKEN_TEXT_BYTES];
+    const struct bt_openai_scored scored = {echo->ids[at], logprobs, echo->n_scored_chars};
+    if (answer->echo && answer->logprobs) {
+        size_t n = bt_detokenizer_push(&echo->detokenizer, echo->ids[at], text);
+        echo->n_scored_chars += bt_utf8_count(text, n);
+        bt_openai_lists_add(&echo->lists, answer->tok, answer->logprobs - 1u, &scored);
+    }
+    if (answer->prompt_logprobs) {
+        bt_text_buffer_add(&echo->scores, ",", at > 0);
+        bt_openai_write_prompt_logprob(&echo->scores, answer->tok, answer->prompt_logprobs - 1u,
+                                       &scored);
+    }
+}
+
+static void begin_prompt(struct bt_openai_answer *answer, struct bt_openai_echo *echo,
+                         const struct bt_prompt *prompt) {
+    char text[BT_TOKEN_TEXT_BYTES];
+    echo->ids = prompt->ids;
+    echo->n_ids = prompt->n_ids;
+    answer->n_prompt += prompt->n_ids;
+    if (answer->echo) {
+        bt_detokenizer_init(&echo->detokenizer, answer->tok, answer->skip_special_tokens);
+        for (uint32_t i = 0; i < echo->n_ids; i++)
+            bt_text_buffer_add(&echo->text, text,
+                               bt_detokenizer_push(&echo->detokenizer, echo->ids[i], text));
+        bt_text_buffer_add(&echo->text, text, bt_detokenizer_flush(&echo->detokenizer, text));
+        echo->n_chars = bt_utf8_count(echo->text.data, echo->text.n_bytes);
+        bt_detokenizer_init(&echo->detokenizer, answer->tok, answer->skip_special_tokens);
+    }
+    if ((answer->echo && answer->logprobs) || answer->prompt_logprobs)
+        add_score(answer, echo, 0, NULL); /* nothing came before it that could have foretold it */
+}
+
+void bt_openai_answer_begin(struct bt_openai_answer *answer, const struct bt_sink_begin *begin) {
+    answer->prompts = calloc(begin->n_prompts, sizeof *answer->prompts);
+    if (!answer->prompts) {
+        answer->failed = true;
+        return;
+    }
+    answer->n_prompts = begin->n_prompts;
+    answer->n_choices = begin->n_choices;
+    for (uint32_t p = 0; p < begin->n_prompts; p++)
+        begin_prompt(answer, &answer->prompts[p], &begin->prompts[p]);
+}
+
+void bt_openai_answer_scores(struct bt_openai_answer *answer, const struct bt_scores *scores) {
+    if (answer->failed)
+        return;
+    struct bt_openai_echo *echo = &answer->prompts[scores->prompt];
+    for (uint32_t i = 0; i < scores->n && scores->first + i < echo->n_ids; i++)
+        add_score(answer, echo, scores->first + i, &scores->logprobs[i]);
+}
+
+void bt_openai_answer_fini(struct bt_openai_answer *answer) {
+    for (uint32_t p = 0; p < answer->n_prompts; p++) {
+        bt_text_buffer_fini(&answer->prompts[p].text);
+        bt_text_buffer_fini(&answer->prompts[p].scores);
+        bt_openai_lists_fini(&answer->prompts[p].lists);
+    }
+    free(answer->prompts);
+    answer->prompts = NULL;
+    answer->n_prompts = 0;
+    bt_openai_lists_fini(&answer->one);
+}
+
+/* ---- a stream ---- */
+
+/* The choice up to its text, quotes not closed. */
+static void begin_choice(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
+                         const struct bt_piece *piece) {
     add_prefix(out, answer);
+    bt_text_buffer_add_literal(out, "{\"index\":");
+    bt_text_buffer_add_u64(out, piece->choice);
     if (answer->kind != BT_OPENAI_CHAT)
-        bt_text_buffer_add_literal(out, "{\"index\":0,\"text\":\"");
+        bt_text_buffer_add_literal(out, ",\"text\":\"");
     else if (piece->index == 0)
-        bt_text_buffer_add_literal(out,
-                                   "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"");
+        bt_text_buffer_add_literal(out, ",\"delta\":{\"role\":\"assistant\",\"content\":\"");
     else
-        bt_text_buffer_add_literal(out, "{\"index\":0,\"delta\":{\"content\":\"");
-    bt_text_buffer_add_escaped(out, piece->text.data, piece->text.n_bytes);
-    if (answer->kind == BT_OPENAI_CHAT)
-        bt_text_buffer_add_literal(out, "\"},\"logprobs\":null,\"finish_reason\":");
-    else
-        bt_text_buffer_add_literal(out, "\",\"logprobs\":null,\"finish_reason\":");
-    bt_text_buffer_add_string(out, finish_json(piece->finish));
-    if (answer->return_token_ids) {
-        bt_text_buffer_add_literal(out, ",\"token_ids\":[");
-        bt_text_buffer_add_i64(out, piece->token);
-        bt_text_buffer_add_literal(out, "]");
-    }
-    if (answer->return_logits_hash) {
-        bt_text_buffer_add_literal(out, ",\"logits_hashes\":[\"");
-        bt_text_buffer_add_hex64(out, piece->hash);
-        bt_text_buffer_add_literal(out, "\"]");
-    }
+        bt_text_buffer_add_literal(out, ",\"delta\":{\"content\":\"");
+}
+
+static void end_event(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
+                      const struct bt_piece *piece, uint32_t n_generated) {
     bt_text_buffer_add_literal(out, "}]");
     if (answer->continuous_usage) {
         bt_text_buffer_add_literal(out, ",\"usage\":");
-        add_usage(out, answer->n_prompt, piece->index + 1);
+        bt_openai_write_usage(out, answer->prompts[piece->choice / answer->n_per_prompt].n_ids,
+                              n_generated, -1);
     } else if (answer->include_usage) {
         bt_text_buffer_add_literal(out, ",\"usage\":null");
     }
     bt_text_buffer_add_literal(out, "}\n\n");
 }
 
+static void write_echo(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
+                       const struct bt_piece *piece) {
+    const struct bt_openai_echo *echo = &answer->prompts[piece->choice / answer->n_per_prompt];
+    begin_choice(out, answer, piece);
+    bt_text_buffer_add_escaped(out, echo->text.data, echo->text.n_bytes);
+    bt_text_buffer_add_literal(out, "\",\"logprobs\":");
+    if (answer->logprobs)
+        bt_openai_lists_write(out, &echo->lists, NULL);
+    else
+        bt_text_buffer_add_literal(out, "null");
+    bt_text_buffer_add_literal(out, ",\"finish_reason\":null");
+    out->failed = out->failed || echo->text.failed;
+    end_event(out, answer, piece, 0);
+}
+
+static void write_logprobs(struct bt_text_buffer *out, struct bt_openai_answer *answer,
+                           const struct bt_piece *piece) {
+    uint32_t n_top = answer->logprobs - 1u;
+    const struct bt_openai_echo *echo = &answer->prompts[piece->choice / answer->n_per_prompt];
+    const struct bt_openai_scored scored = {piece->token, piece->logprobs,
+                                            echo->n_chars + piece->offset};
+    if (answer->kind == BT_OPENAI_CHAT) {
+        bt_text_buffer_add_literal(out, "{\"content\":[");
+        bt_openai_write_logprob(out, answer->tok, n_top, &scored);
+        bt_text_buffer_add_literal(out, "],\"refusal\":null}");
+    } else {
+        bt_openai_lists_clear(&answer->one);
+        bt_openai_lists_add(&answer->one, answer->tok, n_top, &scored);
+        bt_openai_lists_write(out, &answer->one, NULL);
+    }
+}
+
+void bt_openai_write_chunk(struct bt_text_buffer *out, struct bt_openai_answer *answer,
+                           const struct bt_piece *piece) {
+    bool has_token = piece->token >= 0;
+    if (answer->failed) {
+        out->failed = true;
+        return;
+    }
+    if (answer->echo && piece->index == 0)
+        write_echo(out, answer, piece);
+    begin_choice(out, answer, piece);
+    bt_text_buffer_add_escaped(out, piece->text.data, piece->text.n_bytes);
+    bt_text_buffer_add_string(out, answer->kind == BT_OPENAI_CHAT ? "\"},\"logprobs\":"
+                                                                  : "\",\"logprobs\":");
+    if (answer->logprobs && has_token)
+        write_logprobs(out, answer, piece);
+    else
+        bt_text_buffer_add_literal(out, "null");
+    bt_text_buffer_add_literal(out, ",\"finish_reason\":");
+    bt_text_buffer_add_string(out, bt_openai_finish_json(piece->finish));
+    if (answer->return_token_ids && has_token) {
+        bt_text_buffer_add_literal(out, ",\"token_ids\":[");
+        bt_text_buffer_add_i64(out, piece->token);
+        bt_text_buffer_add_literal(out, "]");
+    }
+    if (answer->return_logits_hash && has_token) {
+        bt_text_buffer_add_literal(out, ",\"logits_hashes\":[\"");
+        bt_text_buffer_add_hex64(out, piece->hash);
+        bt_text_buffer_add_literal(out, "\"]");
+    }
+    end_event(out, answer, piece, piece->index + has_token);
+}
+
 void bt_openai_write_last_chunk(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                                uint64_t n_generated, struct bt_slice extra) {
+                                const struct bt_sink_end *end, struct bt_slice extra) {
     add_prefix(out, answer);
     bt_text_buffer_add_literal(out, "]");
     if (answer->include_usage) {
         bt_text_buffer_add_literal(out, ",\"usage\":");
-        add_usage(out, answer->n_prompt, n_generated);
+        bt_openai_write_usage(out, end->n_prompt, end->n_generated, (int64_t)end->n_cached);
     }
     bt_text_buffer_add(out, extra.data, extra.n_bytes);
     bt_text_buffer_add_literal(out, "}\n\n");
 }
 
-static void add_ids(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                    const struct bt_openai_whole *whole) {
-    if (answer->return_token_ids) {
-        bt_text_buffer_add_literal(out, ",\"token_ids\":[");
-        for (uint32_t i = 0; i < whole->n_generated; i++) {
-            bt_text_buffer_add(out, ",", i > 0);
-            bt_text_buffer_add_i64(out, whole->tokens[i]);
-        }
-        bt_text_buffer_add_literal(out, "]");
-    }
-    if (answer->return_logits_hash) {
-        bt_text_buffer_add_literal(out, ",\"logits_hashes\":[");
-        for (uint32_t i = 0; i < whole->n_generated; i++) {
-            bt_text_buffer_add_string(out, i ? ",\"" : "\"");
-            bt_text_buffer_add_hex64(out, whole->hashes[i]);
-            bt_text_buffer_add_literal(out, "\"");
-        }
-        bt_text_buffer_add_literal(out, "]");
-    }
-}
+/* ---- whole answers and errors ---- */
 
-void bt_openai_write_whole(struct bt_text_buffer *out, const struct bt_openai_answer *answer,
-                           const struct bt_openai_whole *whole, struct bt_slice extra) {
+void bt_openai_write_head(struct bt_text_buffer *out, const struct bt_openai_answer *answer) {
     size_t id_at, created_at; /* in the whole buffer */
-    bool chat = answer->kind == BT_OPENAI_CHAT;
     add_head(out, answer->kind, false, answer->skeletons->model_json, &id_at, &created_at);
-    if (out->failed)
-        return;
-    patch(out->data, id_at, created_at, answer->id, answer->created_s);
-    bt_text_buffer_add_string(
-        out, chat ? "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\""
-                  : "{\"index\":0,\"text\":\"");
-    bt_text_buffer_add_escaped(out, whole->text.data, whole->text.n_bytes);
-    bt_text_buffer_add_string(out, chat ? "\",\"refusal\":null},\"logprobs\":null"
-                                        : "\",\"logprobs\":null");
-    bt_text_buffer_add_literal(out, ",\"finish_reason\":");
-    bt_text_buffer_add_string(out, finish_json(whole->finish));
-    add_ids(out, answer, whole);
-    bt_text_buffer_add_literal(out, "}],\"usage\":");
-    add_usage(out, answer->n_prompt, whole->n_generated);
-    bt_text_buffer_add(out, extra.data, extra.n_bytes);
-    bt_text_buffer_add_literal(out, "}");
+    if (!out->failed)
+        patch(out->data, id_at, created_at, answer->id, answer->created_s);
 }
 
 static const struct {

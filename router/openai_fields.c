@@ -29,10 +29,22 @@ const char *bt_openai_type_name(const json_t *value) {
     }
 }
 
-static bt_status wrong_type(const struct bt_generate_check *check, const char *name,
-                            const json_t *value, const char *expected) {
+bt_status bt_openai_refuse_type(const struct bt_generate_check *check, const char *name,
+                                const json_t *value, const char *expected) {
+    check->fault->code = "invalid_type";
     return bt_generate_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name, expected,
                               bt_openai_type_name(value));
+}
+
+bt_status bt_openai_refuse_missing(const struct bt_generate_check *check, const char *name) {
+    check->fault->code = "missing_required_parameter";
+    return bt_generate_refuse(check, BT_E_INVALID, name, "%s is missing", name);
+}
+
+bt_status bt_openai_refuse_unsupported(const struct bt_generate_check *check, const char *name,
+                                       const char *sentence) {
+    check->fault->code = "unsupported_parameter";
+    return bt_generate_refuse(check, BT_E_UNSUPPORTED, name, "%s", sentence);
 }
 
 bt_status bt_openai_bool(const struct bt_generate_check *check, const json_t *object,
@@ -43,7 +55,7 @@ bt_status bt_openai_bool(const struct bt_generate_check *check, const json_t *ob
     if (!value)
         return BT_OK;
     if (!json_is_boolean(value))
-        return wrong_type(check, name, value, "true or false");
+        return bt_openai_refuse_type(check, name, value, "true or false");
     *out = json_is_true(value);
     return BT_OK;
 }
@@ -54,7 +66,7 @@ bt_status bt_openai_string(const struct bt_generate_check *check, const json_t *
     if (!value)
         return BT_OK;
     if (!json_is_string(value))
-        return wrong_type(check, name, value, "a string");
+        return bt_openai_refuse_type(check, name, value, "a string");
     *out = json_string_value(value);
     return BT_OK;
 }
@@ -67,12 +79,14 @@ bt_status bt_openai_integer(const struct bt_generate_check *check, const json_t 
     if (!value)
         return BT_OK;
     if (!json_is_integer(value))
-        return wrong_type(check, name, value, "an integer");
+        return bt_openai_refuse_type(check, name, value, "an integer");
     int64_t number = json_integer_value(value);
-    if (number < min || number > max)
+    if (number < min || number > max) {
+        check->fault->code = number < min ? "integer_below_min_value" : "integer_above_max_value";
         return bt_generate_refuse(check, BT_E_INVALID, name,
                                   "%s is %" PRId64 ", it must be from %" PRId64 " to %" PRId64,
                                   name, number, min, max);
+    }
     *out = number;
     return BT_OK;
 }
@@ -83,7 +97,7 @@ bt_status bt_openai_number(const struct bt_generate_check *check, const json_t *
     if (!value)
         return BT_OK;
     if (!json_is_number(value))
-        return wrong_type(check, name, value, "a number");
+        return bt_openai_refuse_type(check, name, value, "a number");
     double number = json_number_value(value);
     /* A float that rounds to the open bound would pass for it: compare what will be used. */
     float rounded = (float)number;
@@ -92,5 +106,25 @@ bt_status bt_openai_number(const struct bt_generate_check *check, const json_t *
                                   "%s is %g, it must be %s %g and at most %g", name, number,
                                   open ? "above" : "at least", min, max);
     *out = rounded;
+    return BT_OK;
+}
+
+bt_status bt_openai_ids(const struct bt_generate_check *check, const char *name, const json_t *list,
+                        uint32_t vocab_tokens, int32_t *out) {
+    size_t i;
+    const json_t *id;
+    json_array_foreach((json_t *)list, i, id) {
+        if (!json_is_integer(id))
+            return bt_generate_refuse(check, BT_E_INVALID, name,
+                                      "%s[%zu] must be a token id, not %s", name, i,
+                                      bt_openai_type_name(id));
+        json_int_t value = json_integer_value(id);
+        if (value < 0 || value >= vocab_tokens)
+            return bt_generate_refuse(check, BT_E_INVALID, name,
+                                      "%s[%zu] is %" JSON_INTEGER_FORMAT
+                                      ", a token id must be from 0 to %" PRIu32,
+                                      name, i, value, vocab_tokens - 1);
+        out[i] = (int32_t)value;
+    }
     return BT_OK;
 }

@@ -48,6 +48,7 @@ static void free_call(struct bt_openai_call *c) {
         bt_sse_fini(&c->sse);
     else
         bt_whole_fini(&c->whole);
+    bt_openai_answer_fini(&c->answer);
     free(c);
 }
 
@@ -158,11 +159,18 @@ static struct bt_openai_call *create_call(struct bt_shell *shell, struct bt_http
     c->shell = shell;
     c->answer = (struct bt_openai_answer){
         .skeletons = &shell->skeletons,
+        .tok = shell->text.tokenizer,
         .kind = request->kind,
         .include_usage = request->include_usage,
         .continuous_usage = request->continuous_usage,
         .return_token_ids = request->return_token_ids,
         .return_logits_hash = request->return_logits_hash,
+        .echo = request->echo,
+        .skip_special_tokens = request->generate.skip_special_tokens,
+        .logprobs = request->logprobs,
+        .prompt_logprobs = request->prompt_logprobs,
+        .n_shown = request->n_shown,
+        .n_per_prompt = request->generate.n,
         .created_s = (int64_t)time(NULL),
     };
     c->stream = request->stream;

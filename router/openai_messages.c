@@ -83,15 +83,13 @@ static bt_status check_message(const struct bt_generate_check *check, size_t i, 
     if (!content) {
         /* Only an assistant's turn may be without text: it may have called a tool instead. */
         if (strcmp(json_string_value(json_object_get(message, "role")), "assistant") != 0)
-            return bt_generate_refuse(check, BT_E_INVALID, where, "%s is missing", where);
+            return bt_openai_refuse_missing(check, where);
         return BT_OK;
     }
     if (json_is_string(content))
         return BT_OK;
     if (!json_is_array(content))
-        return bt_generate_refuse(check, BT_E_INVALID, where,
-                                  "%s must be a string or a list of parts, not %s", where,
-                                  bt_openai_type_name(content));
+        return bt_openai_refuse_type(check, where, content, "a string or a list of parts");
     size_t n_bytes;
     BT_TRY(check_parts(check, where, content, &n_bytes));
     return join_parts ? join(check, where, message, content, n_bytes) : BT_OK;
@@ -100,7 +98,7 @@ static bt_status check_message(const struct bt_generate_check *check, size_t i, 
 bt_status bt_openai_messages_check(const struct bt_generate_check *check, json_t *messages,
                                    bool join_parts) {
     if (!messages || json_is_null(messages))
-        return bt_generate_refuse(check, BT_E_INVALID, "messages", "messages is missing");
+        return bt_openai_refuse_missing(check, "messages");
     if (!json_is_array(messages))
         return bt_generate_refuse(check, BT_E_INVALID, "messages",
                                   "messages must be an array, not %s",

@@ -6,15 +6,16 @@
 #include <string.h>
 
 #include "common/text/utf8.h"
+#include "router/openai_choices.h"
 #include "router/openai_fields.h"
 #include "router/openai_messages.h"
+#include "router/openai_prompts.h"
 
 /* Fields that would change the answer and that nobody here acts on: refused unless they say what
  * happens anyway. */
 enum neutral {
     NEUTRAL_NONE,   /* null or absent only */
     NEUTRAL_FALSE,  /* false */
-    NEUTRAL_ZERO,   /* false or 0 */
     NEUTRAL_ONE,    /* 1 */
     NEUTRAL_EMPTY,  /* an empty array, object or string */
     NEUTRAL_TRUE,   /* true */
@@ -25,14 +26,7 @@ static const struct {
     const char *name;
     enum neutral neutral;
 } unsupported[] = {
-    {"n", NEUTRAL_ONE},
-    {"best_of", NEUTRAL_ONE},
-    {"echo", NEUTRAL_FALSE},
     {"suffix", NEUTRAL_EMPTY},
-    {"logprobs", NEUTRAL_FALSE},
-    {"top_logprobs", NEUTRAL_ZERO},
-    {"prompt_logprobs", NEUTRAL_NONE},
-    {"logit_bias", NEUTRAL_EMPTY},
     {"tools", NEUTRAL_EMPTY},
     {"functions", NEUTRAL_EMPTY},
     {"tool_choice", NEUTRAL_NO_TOOL},
@@ -62,8 +56,6 @@ static bool is_neutral(const json_t *value, enum neutral neutral) {
     switch (neutral) {
     case NEUTRAL_FALSE:
         return json_is_false(value);
-    case NEUTRAL_ZERO:
-        return json_is_false(value) || (json_is_integer(value) && !json_integer_value(value));
     case NEUTRAL_ONE:
         return json_is_number(value) && json_number_value(value) == 1;
     case NEUTRAL_EMPTY:
@@ -85,6 +77,7 @@ static bt_status check_unsupported(const struct bt_generate_check *check, const 
         const json_t *value = bt_openai_get(root, unsupported[i].name);
         if (!value || is_neutral(value, unsupported[i].neutral))
             continue;
+        check->fault->code = "unsupported_parameter";
         return bt_generate_refuse(check, BT_E_UNSUPPORTED, unsupported[i].name,
                                   "%s is not supported with this value, and without it the answer "
                                   "would be another one",
@@ -93,14 +86,14 @@ static bt_status check_unsupported(const struct bt_generate_check *check, const 
     const json_t *format = bt_openai_get(root, "response_format");
     const json_t *type = bt_openai_get(format, "type");
     if (format && !(json_is_string(type) && !strcmp(json_string_value(type), "text")))
-        return bt_generate_refuse(check, BT_E_UNSUPPORTED, "response_format",
-                                  "response_format is supported with type \"text\" only");
+        return bt_openai_refuse_unsupported(check, "response_format",
+                                            "response_format is supported with type \"text\" only");
     const json_t *modalities = bt_openai_get(root, "modalities");
     const json_t *only = json_array_get(modalities, 0);
     if (modalities && !(json_array_size(modalities) == 1 && json_is_string(only) &&
                         !strcmp(json_string_value(only), "text")))
-        return bt_generate_refuse(check, BT_E_UNSUPPORTED, "modalities",
-                                  "modalities is supported as [\"text\"] only");
+        return bt_openai_refuse_unsupported(check, "modalities",
+                                            "modalities is supported as [\"text\"] only");
     return BT_OK;
 }
 
@@ -111,9 +104,7 @@ static bt_status read_stops(const struct bt_generate_check *check,
         return BT_OK;
     size_t n = json_is_array(stop) ? json_array_size(stop) : 1;
     if (!json_is_array(stop) && !json_is_string(stop))
-        return bt_generate_refuse(check, BT_E_INVALID, "stop",
-                                  "stop must be a string or a list of strings, not %s",
-                                  bt_openai_type_name(stop));
+        return bt_openai_refuse_type(check, "stop", stop, "a string or a list of strings");
     if (n > BT_STOP_STRINGS)
         return bt_generate_refuse(check, BT_E_INVALID, "stop",
                                   "stop has %zu strings, it may have at most %d", n,
@@ -135,42 +126,19 @@ static bt_status read_stops(const struct bt_generate_check *check,
     return BT_OK;
 }
 
-/* A list of token ids below the vocabulary's size. */
-static bt_status read_ids(const struct bt_generate_check *check, const char *name,
-                          const json_t *list, uint32_t vocab_tokens, int32_t *out) {
-    size_t i;
-    const json_t *id;
-    json_array_foreach((json_t *)list, i, id) {
-        if (!json_is_integer(id))
-            return bt_generate_refuse(check, BT_E_INVALID, name,
-                                      "%s[%zu] must be a token id, not %s", name, i,
-                                      bt_openai_type_name(id));
-        json_int_t value = json_integer_value(id);
-        if (value < 0 || value >= vocab_tokens)
-            return bt_generate_refuse(check, BT_E_INVALID, name,
-                                      "%s[%zu] is %" JSON_INTEGER_FORMAT
-                                      ", a token id must be from 0 to %" PRIu32,
-                                      name, i, value, vocab_tokens - 1);
-        out[i] = (int32_t)value;
-    }
-    return BT_OK;
-}
-
 static bt_status read_stop_tokens(const struct bt_generate_check *check, uint32_t vocab_tokens,
                                   struct bt_openai_request *request) {
     const json_t *list = bt_openai_get(request->root, "stop_token_ids");
     if (!list)
         return BT_OK;
     if (!json_is_array(list))
-        return bt_generate_refuse(check, BT_E_INVALID, "stop_token_ids",
-                                  "stop_token_ids must be an array, not %s",
-                                  bt_openai_type_name(list));
+        return bt_openai_refuse_type(check, "stop_token_ids", list, "an array");
     if (json_array_size(list) > BT_STOP_TOKENS)
         return bt_generate_refuse(check, BT_E_INVALID, "stop_token_ids",
                                   "stop_token_ids has %zu members, it may have at most %d",
                                   json_array_size(list), BT_STOP_TOKENS);
-    BT_TRY(read_ids(check, "stop_token_ids", list, vocab_tokens,
-                    request->generate.sampling.stop_tokens));
+    BT_TRY(bt_openai_ids(check, "stop_token_ids", list, vocab_tokens,
+                         request->generate.sampling.stop_tokens));
     request->generate.sampling.n_stop_tokens = (uint8_t)json_array_size(list);
     return BT_OK;
 }
@@ -181,7 +149,8 @@ static bt_status read_limits(const struct bt_generate_check *check,
     struct bt_sampling *sampling = &request->generate.sampling;
     int64_t max = BT_OPENAI_COMPLETION_TOKENS, min = 0, seed = 0;
     bool given, newer;
-    BT_TRY(bt_openai_integer(check, root, "max_tokens", 1, BT_OPENAI_MAX_TOKENS, &max, &given));
+    int64_t least = request->kind == BT_OPENAI_COMPLETION ? 0 : 1;
+    BT_TRY(bt_openai_integer(check, root, "max_tokens", least, BT_OPENAI_MAX_TOKENS, &max, &given));
     BT_TRY(bt_openai_integer(check, root, "max_completion_tokens", 1, BT_OPENAI_MAX_TOKENS, &max,
                              &newer));
     request->generate.max_tokens_given = given || newer || request->kind == BT_OPENAI_COMPLETION;
@@ -228,9 +197,7 @@ static bt_status read_output(const struct bt_generate_check *check,
                           &request->generate.skip_special_tokens, NULL));
     const json_t *options = bt_openai_get(root, "stream_options");
     if (options && !json_is_object(options))
-        return bt_generate_refuse(check, BT_E_INVALID, "stream_options",
-                                  "stream_options must be an object, not %s",
-                                  bt_openai_type_name(options));
+        return bt_openai_refuse_type(check, "stream_options", options, "an object");
     if (options && !request->stream)
         return bt_generate_refuse(check, BT_E_INVALID, "stream_options",
                                   "stream_options is allowed with stream: true only");
@@ -247,49 +214,6 @@ static bt_status read_output(const struct bt_generate_check *check,
     return BT_OK;
 }
 
-/* `prompt` or `tokens`: text, a list of ids, or a list with one of either. */
-static bt_status read_prompt(const struct bt_generate_check *check, const char *name,
-                             uint32_t vocab_tokens, struct bt_openai_request *request) {
-    const json_t *prompt = bt_openai_get(request->root, name);
-    const json_t *first = json_array_get(prompt, 0);
-    if (!prompt)
-        return bt_generate_refuse(check, BT_E_INVALID, name, "%s is missing", name);
-    if (json_is_string(first) || json_is_array(first)) {
-        if (json_array_size(prompt) != 1)
-            return bt_generate_refuse(check, BT_E_UNSUPPORTED, name,
-                                      "%s has %zu prompts, one request may have 1", name,
-                                      json_array_size(prompt));
-        prompt = first;
-    }
-    request->prompts = calloc(1, sizeof *request->prompts);
-    if (!request->prompts)
-        return bt_generate_refuse(check, BT_E_NO_MEMORY, name, "out of memory for a prompt");
-    request->generate.prompts = request->prompts;
-    request->generate.n_prompts = 1;
-    if (json_is_string(prompt) && request->kind != BT_OPENAI_DETOKENIZE) {
-        request->prompts->text =
-            (struct bt_slice){json_string_value(prompt), json_string_length(prompt)};
-        request->prompts->is_text = true;
-        return BT_OK;
-    }
-    if (!json_is_array(prompt))
-        return bt_generate_refuse(check, BT_E_INVALID, name, "%s must be %s, not %s", name,
-                                  request->kind == BT_OPENAI_DETOKENIZE
-                                      ? "a list of token ids"
-                                      : "a string or a list of token ids",
-                                  bt_openai_type_name(prompt));
-    size_t n = json_array_size(prompt);
-    if (!n && request->kind != BT_OPENAI_DETOKENIZE)
-        return bt_generate_refuse(check, BT_E_INVALID, name,
-                                  "%s is empty, it must have at least one token", name);
-    request->ids = malloc((n + !n) * sizeof *request->ids);
-    if (!request->ids)
-        return bt_generate_refuse(check, BT_E_NO_MEMORY, name, "out of memory for %zu tokens", n);
-    request->prompts->ids = request->ids;
-    request->prompts->n_ids = (uint32_t)n;
-    return read_ids(check, name, prompt, vocab_tokens, request->ids);
-}
-
 static bt_status read_messages(const struct bt_generate_check *check, bool join_parts,
                                struct bt_openai_request *request) {
     json_t *messages = json_object_get(request->root, "messages");
@@ -299,9 +223,7 @@ static bt_status read_messages(const struct bt_generate_check *check, bool join_
                           &request->generate.add_generation_prompt, NULL));
     const json_t *vars = bt_openai_get(request->root, "chat_template_kwargs");
     if (vars && !json_is_object(vars))
-        return bt_generate_refuse(check, BT_E_INVALID, "chat_template_kwargs",
-                                  "chat_template_kwargs must be an object, not %s",
-                                  bt_openai_type_name(vars));
+        return bt_openai_refuse_type(check, "chat_template_kwargs", vars, "an object");
     request->generate.vars = vars;
     return BT_OK;
 }
@@ -320,9 +242,14 @@ static bt_status read_all(const struct bt_generate_check *check, uint32_t vocab_
     bool chat = request->kind == BT_OPENAI_CHAT ||
                 (request->kind == BT_OPENAI_TOKENIZE && bt_openai_get(root, "messages"));
     if (chat)
-        return read_messages(check, join_parts, request);
-    return read_prompt(check, request->kind == BT_OPENAI_DETOKENIZE ? "tokens" : "prompt",
-                       vocab_tokens, request);
+        BT_TRY(read_messages(check, join_parts, request));
+    else
+        BT_TRY(bt_openai_prompts_read(check,
+                                      request->kind == BT_OPENAI_DETOKENIZE ? "tokens" : "prompt",
+                                      vocab_tokens, request));
+    if (request->kind == BT_OPENAI_CHAT || request->kind == BT_OPENAI_COMPLETION)
+        return bt_openai_choices_read(check, vocab_tokens, request);
+    return BT_OK;
 }
 
 bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body,
@@ -358,6 +285,7 @@ bt_status bt_openai_request_parse(enum bt_openai_kind kind, struct bt_slice body
 void bt_openai_request_fini(struct bt_openai_request *request) {
     free(request->prompts);
     free(request->ids);
+    free(request->bias);
     json_decref(request->root);
     *request = (struct bt_openai_request){0};
 }

@@ -28,8 +28,11 @@ struct bt_openai_request {
     json_t *root;                       /* owns the strings and messages of `generate` */
     struct bt_generate_prompt *prompts; /* owned, borrowed by it; NULL: a conversation */
     int32_t *ids;                       /* owned: those of all prompts */
+    struct bt_logit_bias *bias;         /* owned, borrowed by it; NULL: none */
     enum bt_openai_kind kind;
-    bool stream, include_usage, continuous_usage, return_token_ids, return_logits_hash;
+    bool stream, include_usage, continuous_usage, return_token_ids, return_logits_hash, echo;
+    uint32_t n_shown;                  /* of generate.n choices the best so many are answered */
+    uint8_t logprobs, prompt_logprobs; /* to be shown; 0: none, 1 + k: with the k likeliest */
     struct bt_generate_request generate;
 };
 

@@ -34,6 +34,7 @@ struct bt_piece {
     int32_t token;                      /* -1: none, the choice only ends here */
     uint64_t hash;                      /* logits hash or 0 */
     struct bt_slice text;               /* what is certain and may be shown; often empty */
+    uint64_t offset;                    /* code points of the choice's text before this token's */
     const struct bt_logprobs *logprobs; /* NULL unless asked for */
     enum bt_finish finish;              /* not NONE on the choice's last */
 };

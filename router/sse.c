@@ -1,8 +1,6 @@
 /* Server-sent events on a connection: collected per turn of the loop, one send per stream. */
 #include "router/sse.h"
 
-#include "router/prompt.h"
-
 /* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
 enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
 
@@ -84,9 +82,7 @@ static struct bt_sse *of(struct bt_request_sink *sink) {
 }
 
 static void begin(struct bt_request_sink *sink, const struct bt_sink_begin *given) {
-    struct bt_sse *sse = of(sink);
-    for (uint32_t p = 0; p < given->n_prompts; p++)
-        sse->answer->n_prompt += given->prompts[p].n_ids;
+    bt_openai_answer_begin(of(sink)->answer, given);
 }
 
 static bool is_full(const struct bt_request_sink *sink) {
@@ -95,7 +91,7 @@ static bool is_full(const struct bt_request_sink *sink) {
 }
 
 static void scores(struct bt_request_sink *sink, const struct bt_scores *given) {
-    (void)sink, (void)given; /* no request asks for them yet */
+    bt_openai_answer_scores(of(sink)->answer, given);
 }
 
 static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
@@ -115,7 +111,7 @@ static void end_well(struct bt_sse *sse, const struct bt_sink_end *end) {
         sse->add_extra(sse, &extra);
     open_chunk(sse);
     if (sse->answer->include_usage || extra.n_bytes)
-        bt_openai_write_last_chunk(&sse->out, sse->answer, end->n_generated,
+        bt_openai_write_last_chunk(&sse->out, sse->answer, end,
                                    (struct bt_slice){extra.data, extra.n_bytes});
     bt_text_buffer_fini(&extra);
     bt_text_buffer_add_literal(&sse->out, "data: [DONE]\n\n");

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #include "router/http_server.h"
-#include "router/openai_answer.h"
+#include "router/openai_choice.h"
 #include "router/request_sink.h"
 #include "router/text_buffer.h"
 
@@ -15,12 +15,7 @@ struct bt_whole {
     void (*on_done)(struct bt_whole *whole); /* answered, well or with an error */
     /* Adds members to the answer's object: a comma, then them. NULL: none. */
     void (*add_extra)(struct bt_whole *whole, struct bt_text_buffer *out);
-    struct bt_text_buffer text;
-    int32_t *tokens;
-    uint64_t *hashes;
-    uint32_t n_tokens, capacity;
-    enum bt_finish finish;
-    bool failed; /* out of memory */
+    struct bt_openai_choice *choices; /* [answer->n_choices]; NULL: out of memory */
 };
 
 void bt_whole_init(struct bt_whole *whole, struct bt_http_call *call,

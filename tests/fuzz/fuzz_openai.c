@@ -24,13 +24,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             abort();
         return 0;
     }
-    for (uint32_t i = 0; request.prompts && i < request.prompts->n_ids; i++)
-        if (request.prompts->ids[i] < 0 || request.prompts->ids[i] >= VOCAB)
-            abort();
-    const struct bt_sampling *s = &request.generate.sampling;
-    if (!(s->temperature >= 0 && s->temperature <= 2) || s->n_stop_tokens > BT_STOP_TOKENS ||
-        request.generate.n_stops > BT_STOP_STRINGS)
+    /* What the parser takes the core's checks take: ranges, ids, number of choices. */
+    bool generates = request.kind == BT_OPENAI_CHAT || request.kind == BT_OPENAI_COMPLETION;
+    const struct bt_generate_check check = {&fault, &err};
+    if (generates && bt_generate_request_check(&request.generate, VOCAB, &check) != BT_OK)
         abort();
+    if (generates && (!request.n_shown || request.n_shown > request.generate.n))
+        abort();
+    for (uint32_t p = 0; p < request.generate.n_prompts; p++)
+        for (uint32_t i = 0; i < request.prompts[p].n_ids; i++)
+            if (request.prompts[p].ids[i] < 0 || request.prompts[p].ids[i] >= VOCAB)
+                abort();
     bt_openai_request_fini(&request);
     return 0;
 }

@@ -7,54 +7,17 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "byte_tokenizer.h"
 #include "router/generation.h"
 
-/* Ids 0 to 255 are the bytes, 256 ends a text. */
-enum { N_TOKENS = 257, PIECES = 256, CHOICE = 3 };
-
-static struct bt_tokenizer *tok;
-
-static int set_up(void **state) {
-    (void)state;
-    static char texts[256][3];
-    static struct bt_slice tokens[N_TOKENS];
-    static int32_t types[N_TOKENS];
-    int next = 0; /* GPT-2's alphabet: bytes that do not print move behind U+0100 */
-    for (int b = 0; b < 256; b++) {
-        bool prints = (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        int code = prints ? b : 256 + next++;
-        size_t n = 0;
-        if (code < 0x80) {
-            texts[b][n++] = (char)code;
-        } else {
-            texts[b][n++] = (char)(0xc0 | code >> 6);
-            texts[b][n++] = (char)(0x80 | (code & 63));
-        }
-        tokens[b] = (struct bt_slice){texts[b], n};
-        types[b] = BT_TOKEN_NORMAL;
-    }
-    tokens[256] = (struct bt_slice){"<end>", 5};
-    types[256] = BT_TOKEN_CONTROL;
-    const struct bt_vocab_source source = {.model = {"gpt2", 4},
-                                           .n_tokens = N_TOKENS,
-                                           .tokens = tokens,
-                                           .types = types,
-                                           .bos_id = -1,
-                                           .eos_id = 256};
-    return bt_tokenizer_create(&source, &tok, NULL) == BT_OK ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    bt_tokenizer_destroy(tok);
-    return 0;
-}
+enum { PIECES = 256, CHOICE = 3 };
 
 /* A sink that writes down what it is given. */
 struct record {
     struct bt_request_sink base;
     size_t room; /* pieces until it is full */
     size_t n_pieces;
+    uint64_t offset;
     char texts[PIECES][64];
     int32_t tokens[PIECES];
     enum bt_finish finish;
@@ -73,6 +36,7 @@ static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
     assert_int_equal(given->choice, CHOICE);
     snprintf(r->texts[r->n_pieces], sizeof r->texts[0], "%.*s", (int)given->text.n_bytes,
              given->text.data);
+    r->offset = given->offset;
     r->logprobs[r->n_pieces] = given->logprobs ? given->logprobs->logprob : 0;
     r->tokens[r->n_pieces++] = given->token;
     r->finish = given->finish;
@@ -124,6 +88,7 @@ static void one_piece_per_token(void **state) {
     assert_string_equal(r.texts[2], "\xc3\xa9");
     assert_false(emit(&gen, 256, BT_FINISH_STOP));
     assert_string_equal(r.texts[3], "");
+    assert_int_equal(r.offset, 2); /* characters, not bytes */
     assert_int_equal(r.finish, BT_FINISH_STOP);
     assert_int_equal(gen.n_generated, 4);
     bt_generation_fini(&gen);
