@@ -134,7 +134,7 @@ BODIES = {
     "out of range": ({"prompt": "x", "temperature": 3}, 400, "temperature", "at most 2"),
     "id out of range": ({"prompt": [99999]}, 400, "prompt", "from 0 to 511"),
     "empty prompt": ({"prompt": []}, 400, "prompt", "at least one token"),
-    "unsupported": ({"prompt": "x", "n": 2}, 400, "n", "not supported"),
+    "unsupported": ({"prompt": "x", "suffix": "y"}, 400, "suffix", "not supported"),
     "unknown model": ({"prompt": "x", "model": "nobody"}, 404, "model", "nobody"),
     "too long": ({"prompt": [5] * 9000, "max_tokens": 1}, 400, "prompt", "maximum context length is 8192 tokens"),
     "too many to generate": ({"prompt": "x", "max_tokens": 9000}, 400, "prompt", "maximum context length"),

@@ -111,7 +111,7 @@ def test_errors(client):
         client.completions.create(model="tiny", prompt="x", max_tokens=9000)
     assert caught.value.code == "context_length_exceeded"
     assert "maximum context length is 8192 tokens" in caught.value.message
-    for field in ({"n": 2}, {"logprobs": 3}, {"logit_bias": {"5": 2}}, {"echo": True}, {"best_of": 2}):
+    for field in ({"suffix": "x"}, {"logprobs": 21}, {"logit_bias": {"512": 2}}, {"n": 129}, {"best_of": 0}):
         with pytest.raises(openai.BadRequestError) as caught:
             client.completions.create(model="tiny", prompt="x", **field)
         assert caught.value.param == next(iter(field))
