@@ -259,6 +259,10 @@ void bt_decode_core_tick(struct bt_decode_core *core, uint64_t now_us) {
     }
 }
 
+void bt_decode_core_hold(struct bt_decode_core *core, bool held) {
+    core->held = held;
+}
+
 void bt_decode_core_drain(struct bt_decode_core *core, uint64_t now_us) {
     if (core->draining)
         return;
@@ -374,7 +378,7 @@ bool bt_decode_core_next(struct bt_decode_core *core, uint64_t now_us,
     end_lost(core, now_us);
     if (next_of_recv(core, now_us, out))
         return true;
-    if (!core->step_out && core->n_active && bt_decode_compose(core, now_us)) {
+    if (!core->step_out && !core->held && core->n_active && bt_decode_compose(core, now_us)) {
         core->step_out = true;
         core->step_posted_us = now_us;
         *out = (struct bt_decode_action){.type = BT_DECODE_STEP, .step = &core->batch.step};

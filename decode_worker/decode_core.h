@@ -59,6 +59,8 @@ void bt_decode_core_step_done(struct bt_decode_core *core, uint64_t now_us);
 
 /* At least every 50 ms. */
 void bt_decode_core_tick(struct bt_decode_core *core, uint64_t now_us);
+/* While held no step is made. */
+void bt_decode_core_hold(struct bt_decode_core *core, bool held);
 /* No new work; streams finish or, after drain_ms, move. */
 void bt_decode_core_drain(struct bt_decode_core *core, uint64_t now_us);
 

@@ -61,7 +61,7 @@ struct bt_decode_core {
     uint32_t *pages;            /* [n_seqs][max_pages] */
     uint32_t n_seqs, max_pages, n_active;
     uint64_t *census; /* [n_pages] hashes of one full census */
-    bool step_out, draining, exit_told;
+    bool step_out, held, draining, exit_told;
     uint64_t drain_us, step_posted_us;
     struct bt_step_times step_times;
     uint64_t n_link_refused;

@@ -1,10 +1,12 @@
 /* The decode worker's process: the core between its routers, its KV links and the engine. */
 #include "decode_worker/decode_worker.h"
 
+#include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/engine/kv_memory.h"
 #include "common/kv/kv_link.h"
@@ -19,6 +21,7 @@ struct worker {
     char address[BT_ADDRESS_BYTES]; /* where prefill workers dial */
     uint64_t ticked_us;
     uint64_t n_breaches; /* of links, told to the core */
+    struct event *join;  /* a failpoint: steps begin again */
     bool was_ready;
 };
 
@@ -73,8 +76,29 @@ static void on_down(void *arg, uint32_t link, const char *why) {
     drain_actions(worker);
 }
 
+static void turn(void *arg);
+
+static void on_join(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    struct worker *worker = arg;
+    bt_decode_core_hold(worker->core, false);
+    turn(worker);
+}
+
+/* Until then who has committed does not join the batch. */
+static void hold_joins(struct worker *worker, uint64_t us) {
+    const struct timeval wait = {(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
+    if (!worker->join)
+        worker->join = evtimer_new(worker->host.base, on_join, worker);
+    if (worker->join && event_add(worker->join, &wait) == 0)
+        bt_decode_core_hold(worker->core, true);
+}
+
 static void on_message(void *arg, uint32_t link, const struct bt_kv_msg *msg) {
     struct worker *worker = arg;
+    uint64_t hold_us = msg->type == BT_KV_COMMIT ? bt_failpoint_us(BT_FAILPOINT_JOIN) : 0;
+    if (hold_us)
+        hold_joins(worker, hold_us);
     bt_decode_core_link_message(worker->core, bt_clock_us(), link, msg);
     drain_actions(worker);
 }
@@ -155,7 +179,7 @@ static void turn(void *arg) {
         bt_decode_core_tick(worker->core, now_us);
     }
     drain_actions(worker);
-    bt_rpc_flush(worker->host.streams);
+    bt_worker_flush(&worker->host);
     say_ready(worker);
 }
 
@@ -221,6 +245,8 @@ int bt_decode_worker_run(const struct bt_worker_options *options) {
         code = bt_worker_host_run(&worker.host);
     if (worker.links)
         worker.ops->destroy(worker.links);
+    if (worker.join)
+        event_free(worker.join);
     bt_worker_host_fini(&worker.host);
     bt_decode_core_destroy(worker.core);
     return code;

@@ -1,10 +1,12 @@
 /* The prefill worker's process: the core between its routers, its KV links and the engine. */
 #include "prefill_worker/prefill_worker.h"
 
+#include <event2/event.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/failpoint.h"
 #include "common/base/log.h"
 #include "common/engine/kv_memory.h"
 #include "common/kv/kv_link.h"
@@ -14,6 +16,16 @@
 /* Hellos that wait at once: one is granted while another computes ("a prefill or two"). */
 enum { MAX_OFFERS = 2 };
 
+/* The first frame of a hand-off, which a failpoint keeps for a while. */
+struct held_frame {
+    bool full;
+    uint32_t link;
+    uint64_t until_us;
+    uint64_t generation; /* of the last hand-off that began */
+    struct bt_kv_outgoing frame;
+    struct event *timer;
+};
+
 struct worker {
     struct bt_worker_host host;
     struct bt_prefill_core *core;
@@ -21,6 +33,7 @@ struct worker {
     struct bt_kv_links *links;
     uint64_t ticked_us;
     bool was_ready;
+    struct held_frame held;
 };
 
 /* ---- what the core wants done ---- */
@@ -82,6 +95,10 @@ static void on_up(void *arg, uint32_t link, struct bt_id peer) {
 static void on_down(void *arg, uint32_t link, const char *why) {
     struct worker *worker = arg;
     BT_INFO("link %u is down: %s", link, why);
+    if (worker->held.full && worker->held.link == link) {
+        worker->held.full = false;
+        bt_prefill_core_frame_done(worker->core, bt_clock_us(), link, worker->held.frame.id);
+    }
     bt_prefill_core_link_down(worker->core, bt_clock_us(), link);
     drain_actions(worker);
 }
@@ -92,8 +109,46 @@ static void on_message(void *arg, uint32_t link, const struct bt_kv_msg *msg) {
     drain_actions(worker);
 }
 
+static void on_held(evutil_socket_t fd, short what, void *arg) {
+    (void)fd, (void)what;
+    struct worker *worker = arg;
+    worker->held.until_us = 0;
+    worker->ops->pump(worker->links, worker->held.link);
+}
+
+/* As next_frame, but the first frame of each hand-off comes so much later. */
+static bool next_held(struct worker *worker, uint32_t link, uint64_t us,
+                      struct bt_kv_outgoing *out) {
+    struct held_frame *held = &worker->held;
+    uint64_t now_us = bt_clock_us();
+    if (held->full) {
+        if (held->link != link || now_us < held->until_us)
+            return false;
+        *out = held->frame;
+        held->full = false;
+        return true;
+    }
+    if (!bt_prefill_core_next_frame(worker->core, now_us, link, out))
+        return false;
+    if (!held->timer)
+        held->timer = evtimer_new(worker->host.base, on_held, worker);
+    const struct timeval wait = {(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
+    if (out->frame.generation == held->generation || !held->timer ||
+        event_add(held->timer, &wait) != 0)
+        return true;
+    held->full = true;
+    held->link = link;
+    held->until_us = now_us + us;
+    held->generation = out->frame.generation;
+    held->frame = *out;
+    return false;
+}
+
 static bool next_frame(void *arg, uint32_t link, struct bt_kv_outgoing *out) {
     struct worker *worker = arg;
+    uint64_t hold_us = bt_failpoint_us(BT_FAILPOINT_TRANSFER);
+    if (hold_us)
+        return next_held(worker, link, hold_us, out);
     return bt_prefill_core_next_frame(worker->core, bt_clock_us(), link, out);
 }
 
@@ -168,7 +223,7 @@ static void turn(void *arg) {
         bt_prefill_core_tick(worker->core, now_us);
     }
     drain_actions(worker);
-    bt_rpc_flush(worker->host.streams);
+    bt_worker_flush(&worker->host);
     say_ready(worker);
 }
 
@@ -226,6 +281,8 @@ int bt_prefill_worker_run(const struct bt_worker_options *options) {
         code = bt_worker_host_run(&worker.host);
     if (worker.links)
         worker.ops->destroy(worker.links);
+    if (worker.held.timer)
+        event_free(worker.held.timer);
     bt_worker_host_fini(&worker.host);
     bt_prefill_core_destroy(worker.core);
     return code;

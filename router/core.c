@@ -259,7 +259,7 @@ void bt_router_core_tick(struct bt_router_core *core, uint64_t now_us) {
 }
 
 uint64_t bt_router_core_next_tick_us(const struct bt_router_core *core) {
-    if (core->n_dead || core->dispatch_due)
+    if (core->n_dead || (core->dispatch_due && !core->held))
         return core->now_us;
     uint64_t next_us = core->now_us + BT_ROUTER_TICK_MS * 1000ull;
     const struct bt_request *first = bt_request_heap_first(&core->timers);
@@ -272,6 +272,13 @@ uint64_t bt_router_core_next_tick_us(const struct bt_router_core *core) {
 void bt_router_core_drain(struct bt_router_core *core, uint64_t now_us) {
     bt_core_enter(core, now_us);
     core->draining = true;
+    bt_core_leave(core);
+}
+
+void bt_router_core_hold(struct bt_router_core *core, uint64_t now_us, bool held) {
+    bt_core_enter(core, now_us);
+    core->held = held;
+    core->dispatch_due |= !held && core->queue.n;
     bt_core_leave(core);
 }
 

@@ -101,6 +101,8 @@ void bt_router_core_tick(struct bt_router_core *core, uint64_t now_us);
 uint64_t bt_router_core_next_tick_us(const struct bt_router_core *core);
 /* No new requests (submit answers BT_E_UNAVAILABLE); those here go on to their end. */
 void bt_router_core_drain(struct bt_router_core *core, uint64_t now_us);
+/* While held no request is placed: they wait in the queue. */
+void bt_router_core_hold(struct bt_router_core *core, uint64_t now_us, bool held);
 /* Asks every worker to empty its prefix cache. */
 void bt_router_core_flush(struct bt_router_core *core, uint64_t now_us);
 

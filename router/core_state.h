@@ -45,6 +45,7 @@ struct bt_router_core {
     uint64_t now_us;
     bool clock_known;
     bool draining;
+    bool held;         /* nothing is placed */
     bool dispatch_due; /* something changed that may let a waiting request go */
 
     struct bt_request *requests; /* [max_requests] */

@@ -91,7 +91,7 @@ static bool place_head(struct bt_router_core *core, struct bt_request *req, stru
 }
 
 void bt_dispatch_run(struct bt_router_core *core) {
-    if (!core->dispatch_due)
+    if (!core->dispatch_due || core->held)
         return;
     core->dispatch_due = false;
     struct passed passed = {.n = 0};

@@ -61,7 +61,8 @@ static void end_if_drained(struct bt_shell *shell) {
 static void flush(struct bt_shell *shell) {
     shell->flush_pending = false;
     bt_sse_flush(&shell->sse, shell->now_us);
-    bt_rpc_flush(shell->streams);
+    if (!bt_shell_hold_on_flush(shell))
+        bt_rpc_flush(shell->streams);
     bt_openai_free_ended(shell);
     bt_completion_free_ended(shell);
     arm_tick(shell);
@@ -81,6 +82,7 @@ static void on_touched(void *arg) {
 
 static void send_to_worker(struct bt_shell *shell, const struct bt_router_action *action) {
     struct bt_error err;
+    bt_shell_hold_on_send(shell, action->msg);
     bt_status status = bt_rpc_send(shell->streams, action->slot, action->msg, &err);
     /* A stream that is gone or was closed for not reading: its CLOSED event is on its way, and the
      * core does then what is to be done. */
@@ -289,6 +291,7 @@ bt_status bt_shell_init(struct bt_shell *shell, const struct bt_router_options *
     BT_TRY(open_text(shell, err));
     BT_TRY(create_core(shell, err));
     BT_TRY(create_events(shell, err));
+    BT_TRY(bt_shell_hold_init(shell, err));
     return open_ports(shell, err);
 }
 
@@ -308,6 +311,7 @@ void bt_shell_fini(struct bt_shell *shell) {
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
+    bt_shell_hold_fini(shell);
     bt_sse_set_fini(&shell->sse);
     bt_router_core_destroy(shell->core);
     if (shell->base)

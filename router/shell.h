@@ -14,6 +14,7 @@
 #include "router/http_server.h"
 #include "router/openai_answer.h"
 #include "router/router_main.h"
+#include "router/shell_hold.h"
 #include "router/sse.h"
 
 struct event;
@@ -49,6 +50,7 @@ struct bt_shell {
     struct event *rpc_event, *flush_event, *tick_event, *term_event, *int_event, *hangup_event;
     uint64_t tick_at_us; /* when tick_event is due */
     bool flush_pending, draining;
+    struct bt_shell_hold hold;
     struct bt_histogram ttft, itl;
     uint64_t n_http_requests, n_http_refused;
 };

@@ -7,13 +7,14 @@ static uint64_t less(uint64_t a, uint64_t b) {
     return a > b ? a - b : 0;
 }
 
-/* P's word is exact; D's covers the compute as well, and comes first where the answer is short. */
+/* P's word is exact. D's covers the compute as well, and comes first where the answer is short;
+ * where P's stream is so slow that all tokens come from D, the two stay together. */
 static uint64_t transfer_of(const struct bt_request_record *r) {
     if (r->placement != BT_PLACE_SPLIT)
         return 0;
     if (r->p.transfer_us)
         return r->p.transfer_us;
-    return r->p.prefill_us ? less(r->d.transfer_us, r->p.prefill_us) : 0;
+    return less(r->d.transfer_us, r->p.prefill_us);
 }
 
 void bt_spans_of_start(const struct bt_span_facts *facts, const struct bt_request_record *r,
@@ -47,7 +48,7 @@ static uint32_t unknown_of(const struct bt_request_record *r, const struct bt_sp
     if (r->generated_tokens > 1 && !facts->d_reported)
         unknown |= STREAM;
     if (split && (r->generated_tokens > 1 || facts->first_from_d) && !r->p.transfer_us &&
-        !(r->p.prefill_us && r->d.transfer_us))
+        !r->d.transfer_us)
         unknown |= TRANSFER;
     return unknown;
 }

@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "common/base/assert.h"
+#include "common/base/failpoint.h"
 #include "common/base/ring.h"
 #include "common/device/device.h"
 #include "common/engine/forward.h"
@@ -178,6 +180,20 @@ static struct bt_step *take_step(struct bt_engine *e) {
     return step;
 }
 
+/* A step that takes longer than the model does; nothing in builds without failpoints. */
+static void be_slow(const struct bt_step *step) {
+    for (uint32_t i = 0; i < step->n_seqs; i++) {
+        const struct bt_step_seq *seq = &step->seqs[i];
+        if (!seq->sample)
+            continue;
+        uint64_t us = seq->position < seq->n_prompt ? bt_failpoint_us(BT_FAILPOINT_PREFILL)
+                      : seq->index == 2             ? bt_failpoint_us(BT_FAILPOINT_STEP)
+                                                    : 0;
+        if (us)
+            usleep((useconds_t)us);
+    }
+}
+
 static void *compute(void *arg) {
     struct bt_engine *e = arg;
     bt_status status = load(e, &e->error);
@@ -187,6 +203,7 @@ static void *compute(void *arg) {
     pthread_mutex_unlock(&e->lock);
     for (struct bt_step *step; status >= 0 && (step = take_step(e));) {
         struct running running = {e, step->id};
+        be_slow(step);
         bt_forward_run(e->forward, step, step->n_sums ? on_layer_done : NULL, &running);
         push_event(e, &(struct bt_engine_event){.kind = BT_ENGINE_STEP_DONE, .step = running.step});
     }

@@ -9,6 +9,7 @@
 
 #include "common/base/assert.h"
 #include "common/base/clock.h"
+#include "common/base/failpoint.h"
 #include "common/base/gguf_text.h"
 #include "common/base/log.h"
 #include "common/rpc/rpc.h"
@@ -114,12 +115,13 @@ static bt_status watch(struct bt_worker_host *host, struct bt_error *err) {
     host->engine_event =
         event_new(host->base, bt_engine_fd(host->engine), readable, on_event, host);
     host->tick = event_new(host->base, -1, EV_PERSIST, on_event, host);
+    host->hold = event_new(host->base, -1, 0, on_event, host);
     host->term = evsignal_new(host->base, SIGTERM, on_signal, host);
     host->interrupt = evsignal_new(host->base, SIGINT, on_signal, host);
-    if (!host->rpc_event || !host->engine_event || !host->tick || !host->term || !host->interrupt ||
-        event_add(host->rpc_event, NULL) || event_add(host->engine_event, NULL) ||
-        event_add(host->tick, &tick) || event_add(host->term, NULL) ||
-        event_add(host->interrupt, NULL))
+    if (!host->rpc_event || !host->engine_event || !host->tick || !host->hold || !host->term ||
+        !host->interrupt || event_add(host->rpc_event, NULL) ||
+        event_add(host->engine_event, NULL) || event_add(host->tick, &tick) ||
+        event_add(host->term, NULL) || event_add(host->interrupt, NULL))
         return bt_fail(err, BT_E_NO_MEMORY, "the event loop cannot watch its events");
     return BT_OK;
 }
@@ -136,6 +138,7 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
             (ssize_t)sizeof host->incarnation ||
         getrandom(&host->random, sizeof host->random, 0) != (ssize_t)sizeof host->random)
         return bt_fail(err, BT_E_IO, "the system gives no random bytes");
+    BT_TRY(bt_failpoint_check(err));
     signal(SIGPIPE, SIG_IGN);
     host->base = event_base_new();
     if (!host->base)
@@ -149,8 +152,8 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
 }
 
 void bt_worker_host_fini(struct bt_worker_host *host) {
-    struct event *events[] = {host->rpc_event, host->engine_event, host->tick, host->term,
-                              host->interrupt};
+    struct event *events[] = {host->rpc_event, host->engine_event, host->tick,
+                              host->hold,      host->term,         host->interrupt};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
@@ -235,9 +238,26 @@ bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
     return true;
 }
 
+/* Tokens wait on the way, and all that is said after them: nothing overtakes. */
+static void hold_tokens(struct bt_worker_host *host, uint64_t us) {
+    const struct timeval wait = {(time_t)(us / 1000000), (suseconds_t)(us % 1000000)};
+    host->held_until_us = bt_clock_us() + us;
+    event_add(host->hold, &wait);
+}
+
 void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_msg *msg) {
     struct bt_error err;
+    uint64_t hold_us = msg->type == BT_MSG_TOKENS ? bt_failpoint_us(BT_FAILPOINT_NETWORK) : 0;
+    if (hold_us && !host->held_until_us)
+        hold_tokens(host, hold_us);
     bt_status status = bt_rpc_send(host->streams, slot, msg, &err);
     if (status < 0 && status != BT_E_PEER_GONE)
         BT_WARN("router %s: %s", host->options->routers[slot], err.text);
+}
+
+void bt_worker_flush(struct bt_worker_host *host) {
+    if (host->held_until_us && bt_clock_us() < host->held_until_us)
+        return;
+    host->held_until_us = 0;
+    bt_rpc_flush(host->streams);
 }

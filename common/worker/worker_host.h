@@ -25,6 +25,8 @@ struct bt_worker_host {
     struct bt_rpc_client *rpc;
     struct bt_rpc_streams *streams; /* of rpc */
     struct event *rpc_event, *engine_event, *tick, *term, *interrupt;
+    struct event *hold;     /* what routers are sent waits until then (a failpoint) */
+    uint64_t held_until_us; /* 0: it does not wait */
     void (*turn)(void *arg);
     void *arg;
     int n_signals; /* SIGTERM and SIGINT so far: the first drains, the second ends at once */
@@ -58,5 +60,7 @@ bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *
 /* The next event of a router's stream; dials those that are due. False: none now. */
 bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
                                  struct bt_rpc_event *event);
+/* Sends what the turn has said. */
+void bt_worker_flush(struct bt_worker_host *host);
 /* Sends msg; a stream that cannot take it is closed by the RPC library, and its CLOSED follows. */
 void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_msg *msg);
