@@ -159,6 +159,8 @@ void bt_completion_emit(struct bt_choice *choice, const struct bt_router_action 
     struct bt_shell *shell = choice->completion->shell;
     uint64_t since = choice->last_us ? choice->last_us : choice->arrived_us;
     bt_histogram_record(choice->last_us ? &shell->itl : &shell->ttft, shell->now_us - since);
+    bt_stats_window_token(&shell->stats.window, shell->now_us,
+                          choice->last_us ? BT_STATS_ITL : BT_STATS_TTFT, shell->now_us - since);
     choice->last_us = shell->now_us;
     const struct bt_emitted emitted = {action->token, action->finish, action->hash,
                                        action->logprobs};
@@ -328,6 +330,7 @@ static bt_status submit_choice(struct bt_completion *c, const struct bt_generate
     BT_TRY(bt_router_core_submit(shell->core, shell->now_us, &what, &choice->req, err));
     c->ends[i].id = choice->req->id;
     c->n_live++;
+    bt_stats_window_request(&shell->stats.window, shell->now_us, k ? 0 : what.n_tokens);
     return BT_OK;
 }
 

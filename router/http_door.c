@@ -7,6 +7,7 @@
 #include "common/base/log.h"
 #include "common/base/tls.h"
 #include "router/debug_pages.h"
+#include "router/live_page.h"
 #include "router/metrics_export.h"
 #include "router/model_pages.h"
 #include "router/openai_handlers.h"
@@ -20,6 +21,7 @@ enum {
 
 /* Every page that there is; what is not here is 404. */
 static const struct bt_http_route routes[] = {
+    {BT_HTTP_GET, "/", bt_live_on_page, BT_API_OPEN},
     {BT_HTTP_POST, "/v1/chat/completions", bt_openai_on_chat, BT_API_CLIENT},
     {BT_HTTP_POST, "/v1/completions", bt_openai_on_completion, BT_API_CLIENT},
     {BT_HTTP_GET, "/v1/models", bt_model_on_list, BT_API_CLIENT},
@@ -30,6 +32,7 @@ static const struct bt_http_route routes[] = {
     {BT_HTTP_GET, "/ready", bt_model_on_ready, BT_API_OPEN},
     {BT_HTTP_GET, "/version", bt_model_on_version, BT_API_CLIENT},
     {BT_HTTP_GET, "/metrics", bt_metrics_on_page, BT_API_OPERATOR},
+    {BT_HTTP_GET, "/debug/stats", bt_stats_on_page, BT_API_OPERATOR},
     {BT_HTTP_GET, "/debug/requests", bt_debug_on_requests, BT_API_OPERATOR},
     {BT_HTTP_GET, "/debug/workers", bt_debug_on_workers, BT_API_OPERATOR},
     {BT_HTTP_POST, "/debug/flush", bt_debug_on_flush, BT_API_OPERATOR},

@@ -165,6 +165,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     bt_router_core_tick(shell->core, now_us);
     bt_shell_drain(shell);
     bt_sse_sweep(&shell->sse, now_us);
+    bt_stats_tick(shell);
     flush(shell);
 }
 
@@ -285,6 +286,7 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
 bt_status bt_shell_init(struct bt_shell *shell, const struct bt_router_options *options,
                         struct bt_error *err) {
     *shell = (struct bt_shell){.options = options, .started_s = (int64_t)time(NULL)};
+    bt_stats_init(&shell->stats, bt_shell_now(shell));
     bt_histogram_init(&shell->ttft, ttft_bounds_us,
                       sizeof ttft_bounds_us / sizeof ttft_bounds_us[0]);
     bt_histogram_init(&shell->itl, itl_bounds_us, sizeof itl_bounds_us / sizeof itl_bounds_us[0]);

@@ -16,6 +16,7 @@
 #include "router/router_main.h"
 #include "router/shell_hold.h"
 #include "router/sse.h"
+#include "router/stats_page.h"
 
 struct event;
 struct event_base;
@@ -52,6 +53,7 @@ struct bt_shell {
     bool flush_pending, draining;
     struct bt_shell_hold hold;
     struct bt_histogram ttft, itl;
+    struct bt_stats stats;
     uint64_t n_http_requests, n_http_refused;
 };
 
