@@ -1,0 +1,12 @@
+# Writes OUT: the descriptor sets of SETS as one C array each, in a table (proto/descriptors.h).
+set(text "/* Generated: descriptors of the public services. */\n#include \"proto/descriptors.h\"\n\n")
+set(rows "")
+set(i 0)
+foreach(set ${SETS})
+  file(READ ${set} hex HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+  string(APPEND text "static const unsigned char set_${i}[] = {${bytes}};\n")
+  string(APPEND rows "    {set_${i}, sizeof set_${i}},\n")
+  math(EXPR i "${i} + 1")
+endforeach()
+file(WRITE ${OUT} "${text}\nconst struct bt_descriptor_set bt_descriptor_sets[] = {\n${rows}};\nconst unsigned bt_n_descriptor_sets = ${i};\n")
