@@ -266,8 +266,7 @@ void bt_rpc_call_receive_locked(struct bt_rpc_call *call) {
     call->receiving = bt_rpc_call_batch(call, &op, 1, &call->on_receive);
 }
 
-/* The bytes of a received message in memory of our own; NULL: no memory. */
-static uint8_t *copy_bytes(grpc_byte_buffer *buffer, size_t *n_bytes) {
+uint8_t *bt_rpc_copy_bytes(grpc_byte_buffer *buffer, size_t *n_bytes) {
     size_t n = grpc_byte_buffer_length(buffer), at = 0;
     uint8_t *bytes = malloc(n + 1);
     grpc_byte_buffer_reader reader;
@@ -312,7 +311,7 @@ static void on_receive(struct bt_rpc_tag *tag, bool ok) {
     }
     bool plain = buffer->data.raw.compression == GRPC_COMPRESS_NONE;
     size_t n_bytes = 0;
-    uint8_t *bytes = plain ? copy_bytes(buffer, &n_bytes) : NULL;
+    uint8_t *bytes = plain ? bt_rpc_copy_bytes(buffer, &n_bytes) : NULL;
     grpc_byte_buffer_destroy(buffer);
     pthread_mutex_lock(&call->lock);
     call->receiving = false;

@@ -149,6 +149,8 @@ void bt_rpc_call_break_locked(struct bt_rpc_call *call, bt_status status, const 
     __attribute__((format(printf, 3, 4)));
 /* Copies a sentence without control characters. */
 void bt_rpc_put_text(char to[BT_RPC_TEXT_BYTES], const char *from);
+/* The bytes of a received message in memory of our own, to be freed; NULL: no memory. */
+uint8_t *bt_rpc_copy_bytes(grpc_byte_buffer *buffer, size_t *n_bytes);
 void bt_rpc_set_deadline_locked(struct bt_rpc_call *call, uint32_t ms);
 /* Completion-queue thread. */
 void bt_rpc_push_event(struct bt_rpc_call *call, enum bt_rpc_event_type type, uint8_t *bytes,
