@@ -119,13 +119,15 @@ static void fill_stages(Baton__V1__StageTimes *out, const struct bt_inference_en
     out->itl_mean_us = from->itl_mean_us;
     out->itl_max_us = from->itl_max_us;
     out->queue_us = from->queue_us;
-    out->prefill_queue_us = from->prefill_queue_us;
+    out->placement_us = from->placement_us;
+    out->prefill_wait_us = from->prefill_wait_us;
     out->prefill_us = from->prefill_us;
     out->transfer_us = from->transfer_us;
     out->join_us = from->join_us;
     out->decode_us = from->decode_us;
-    out->replay_us = from->replay_us;
+    out->moved_us = from->moved_us;
     out->network_us = from->network_us;
+    out->complete = from->complete;
     out->kv_bytes = from->kv_bytes;
 }
 

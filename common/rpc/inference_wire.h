@@ -111,8 +111,9 @@ struct bt_inference_end {
     const struct bt_inference_choice *choices; /* [n_choices], at most BT_CHOICES */
     uint32_t n_choices;
     uint64_t prompt_tokens, cached_tokens, completion_tokens;
-    uint64_t total_us, ttft_us, itl_mean_us, itl_max_us, queue_us, prefill_queue_us, prefill_us;
-    uint64_t transfer_us, join_us, decode_us, replay_us, network_us, kv_bytes;
+    uint64_t total_us, ttft_us, itl_mean_us, itl_max_us, queue_us, placement_us, prefill_wait_us;
+    uint64_t prefill_us, transfer_us, join_us, decode_us, moved_us, network_us, kv_bytes;
+    bool complete; /* every worker has reported */
     const char *verdict_phase, *verdict_stage, *verdict_advice;
     const char *placement, *prefill_worker, *decode_worker;
     uint32_t resumed;
