@@ -16,9 +16,14 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
         {"served-model-name", BT_OPTION_STRING, &o->served_name, .argument = "NAME",
          .help = "Name of the model in the API; default: the file's own."},
         {"host", BT_OPTION_STRING, &o->host, "127.0.0.1", .argument = "ADDRESS",
-         .help = "HTTP address."},
+         .help = "Address of the HTTP and the gRPC port."},
         {"port", BT_OPTION_U32, &o->port, "8000", 0, 65535, .argument = "P",
          .help = "HTTP port; 0 lets the system choose."},
+        {"grpc-port", BT_OPTION_U32, &o->grpc_port, NULL, 0, 65535, .argument = "P",
+         .help = "gRPC port, at the same address; 0 lets the system choose. Default: the HTTP port "
+                 "and 1, or 0 where that is 0."},
+        {"grpc-max-connections", BT_OPTION_U32, &o->grpc_connections_max, "1024", 1, 65536,
+         .argument = "N", .help = "gRPC connections open at once; further ones are closed."},
         {"registry-listen", BT_OPTION_STRING, &o->registry_listen, "127.0.0.1:8400",
          .argument = "HOST:PORT", .help = "Where workers attach; port 0 lets the system choose."},
         {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
@@ -95,6 +100,7 @@ int bt_router_command(int argc, char **argv) {
     struct bt_router_config standard;
     bt_router_config_default(&standard);
     struct bt_router_options o = {
+        .grpc_port = BT_GRPC_PORT_STANDARD,
         .max_requests = standard.max_requests,
         .max_queued = standard.max_queued,
         .deadline_ms = standard.deadline_ms,

@@ -43,7 +43,8 @@ static bool give(struct bt_generation *gen, const struct bt_emitted *emitted) {
                              .hash = emitted->hash,
                              .logprobs = emitted->logprobs,
                              .offset = gen->n_chars,
-                             .finish = emitted->finish};
+                             .finish = emitted->finish,
+                             .stop_string = -1};
     bool last = emitted->finish != BT_FINISH_NONE, matched = false;
     size_t n = bt_detokenizer_push(&gen->detokenizer, emitted->token, text);
     if (last)
@@ -53,9 +54,10 @@ static bool give(struct bt_generation *gen, const struct bt_emitted *emitted) {
     if (gen->stops) {
         size_t n_shown = 0;
         matched = bt_stop_filter_push(gen->stops, piece.text, shown, &n_shown) == BT_DONE;
-        if (matched)
+        if (matched) {
             piece.finish = BT_FINISH_STOP;
-        else if (last)
+            piece.stop_string = gen->stops->matched;
+        } else if (last)
             n_shown += bt_stop_filter_flush(gen->stops, shown + n_shown);
         piece.text = (struct bt_slice){shown, n_shown};
     }
@@ -67,7 +69,8 @@ static bool give(struct bt_generation *gen, const struct bt_emitted *emitted) {
 
 /* The token that had to be generated ends the choice, without being shown. */
 static void give_end_only(struct bt_generation *gen) {
-    const struct bt_piece piece = {.choice = gen->choice, .token = -1, .finish = BT_FINISH_LENGTH};
+    const struct bt_piece piece = {
+        .choice = gen->choice, .token = -1, .finish = BT_FINISH_LENGTH, .stop_string = -1};
     gen->stopped = true;
     gen->sink->ops->piece(gen->sink, &piece);
 }

@@ -9,8 +9,11 @@
 #include <time.h>
 #include <event2/event.h>
 
+#include "common/base/log.h"
+#include "common/base/tls.h"
 #include "common/rpc/public_reflection.h"
 #include "common/rpc/public_status.h"
+#include "router/api_keys.h"
 #include "router/completion.h"
 #include "router/grpc_request.h"
 #include "router/grpc_sink.h"
@@ -79,7 +82,7 @@ static bool may_call(struct bt_grpc_api *api, struct bt_public_call *call) {
         snprintf(authorization, sizeof authorization, "%.*s",
                  (int)(n < sizeof authorization ? n : sizeof authorization - 1), value);
     const struct bt_api_caller caller = {.authorization = given ? authorization : NULL};
-    if (bt_api_keys_check(api->config.keys, &caller, BT_API_CLIENT, name, &err) == BT_OK)
+    if (bt_api_keys_check(api->shell->keys, &caller, BT_API_CLIENT, name, &err) == BT_OK)
         return true;
     bt_grpc_api_refuse(api, call, err.status, err.text, &fault, NULL);
     return false;
@@ -333,19 +336,39 @@ static void on_connection(void *arg, int fd) {
     bt_public_add_connection(api->server, fd);
 }
 
+static bt_status find_port(const struct bt_router_options *o, uint16_t *port,
+                           struct bt_error *err) {
+    uint32_t wanted = o->grpc_port;
+    if (wanted == BT_GRPC_PORT_STANDARD)
+        wanted = o->port ? o->port + 1 : 0;
+    if (wanted > UINT16_MAX)
+        return bt_fail(err, BT_E_INVALID,
+                       "port is %" PRIu32 ", so there is none after it for gRPC: "
+                       "give --grpc-port",
+                       o->port);
+    *port = (uint16_t)wanted;
+    return BT_OK;
+}
+
 static bt_status open_all(struct bt_grpc_api *api, struct bt_error *err) {
-    const struct bt_grpc_config *c = &api->config;
+    const struct bt_router_options *o = api->shell->options;
+    struct event_base *base = api->shell->base;
+    uint16_t port = 0;
+    BT_TRY(find_port(o, &port, err));
+    const struct bt_tls_config tls = {
+        .cert = o->http_tls_cert, .key = o->http_tls_key, .alpn = "h2", .takes_1_2 = true};
+    if (o->http_tls_cert)
+        BT_TRY(bt_tls_create(&tls, &api->tls, err));
     const struct bt_public_config server = {.methods = methods,
                                             .n_methods = METHODS,
-                                            .message_bytes_max = c->message_bytes_max,
-                                            .stuck_ms = c->stuck_ms};
-    const struct bt_grpc_listener_config listener = {.host = c->host,
-                                                     .port = c->port,
-                                                     .connections_max = c->connections_max,
-                                                     .tls = c->tls,
+                                            .message_bytes_max = (uint32_t)o->body_bytes_max,
+                                            .stuck_ms = o->client_stuck_ms};
+    const struct bt_grpc_listener_config listener = {.host = o->host,
+                                                     .port = port,
+                                                     .connections_max = o->grpc_connections_max,
+                                                     .tls = api->tls,
                                                      .on_connection = on_connection,
                                                      .arg = api};
-    struct event_base *base = api->shell->base;
     BT_TRY(bt_public_start(&server, &api->server, err));
     BT_TRY(bt_grpc_listener_start(base, &listener, &api->listener, err));
     api->event = event_new(base, bt_public_fd(api->server), EV_READ | EV_PERSIST, on_readable, api);
@@ -354,34 +377,39 @@ static bt_status open_all(struct bt_grpc_api *api, struct bt_error *err) {
     return BT_OK;
 }
 
-bt_status bt_grpc_api_start(struct bt_shell *shell, const struct bt_grpc_config *config,
-                            struct bt_grpc_api **out, struct bt_error *err) {
+bt_status bt_grpc_api_open(struct bt_shell *shell, struct bt_grpc_api **out, struct bt_error *err) {
     struct bt_grpc_api *api = calloc(1, sizeof *api);
     if (!api)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the gRPC port");
     api->shell = shell;
-    api->config = *config;
     bt_wire_arena_init(&api->arena, BT_INFERENCE_ARENA_BYTES);
     bt_status status = open_all(api, err);
     if (status < 0)
-        bt_grpc_api_stop(api);
+        bt_grpc_api_close(api);
     else
         *out = api;
     return status;
 }
 
-void bt_grpc_api_stop(struct bt_grpc_api *api) {
+void bt_grpc_api_close(struct bt_grpc_api *api) {
     if (!api)
         return;
+    if (api->event)
+        event_free(api->event);
     bt_grpc_listener_destroy(api->listener);
     bt_public_stop(api->server);
     while (api->calls)
         end_call(api->calls);
-    if (api->event)
-        event_free(api->event);
+    bt_tls_destroy(api->tls);
     bt_wire_arena_fini(&api->arena);
     bt_inference_buffer_fini(&api->buffer);
     free(api);
+}
+
+void bt_grpc_api_reload(struct bt_grpc_api *api) {
+    struct bt_error err;
+    if (api->tls && bt_tls_reload(api->tls, &err) != BT_OK)
+        BT_WARN("the gRPC certificate stays as it was: %s", err.text);
 }
 
 const char *bt_grpc_api_address(const struct bt_grpc_api *api) {

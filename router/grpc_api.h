@@ -11,7 +11,6 @@
 #include "common/rpc/public_health.h"
 #include "common/rpc/public_server.h"
 #include "common/rpc/wire_arena.h"
-#include "router/api_keys.h"
 #include "router/generate_request.h"
 #include "router/grpc_listener.h"
 
@@ -20,19 +19,9 @@ struct bt_shell;
 struct bt_tls;
 struct event;
 
-struct bt_grpc_config {
-    const char *host;
-    uint16_t port;                  /* 0: chosen by the system */
-    uint32_t message_bytes_max;     /* largest request */
-    uint32_t stuck_ms;              /* a client that takes nothing for so long is cancelled */
-    uint32_t connections_max;       /* at once */
-    struct bt_tls *tls;             /* with "h2" as ALPN; NULL: plain; borrowed */
-    const struct bt_api_keys *keys; /* NULL: nothing is asked; borrowed */
-};
-
 struct bt_grpc_api {
     struct bt_shell *shell;
-    struct bt_grpc_config config;
+    struct bt_tls *tls; /* the HTTP door's files, for HTTP/2; NULL: plain */
     struct bt_public_server *server;
     struct bt_grpc_listener *listener;
     struct event *event;
@@ -44,11 +33,13 @@ struct bt_grpc_api {
     uint64_t n_requests, n_refused;
 };
 
-/* BT_E_INVALID (host), BT_E_IO (cannot listen there), BT_E_NO_MEMORY. */
-bt_status bt_grpc_api_start(struct bt_shell *shell, const struct bt_grpc_config *config,
-                            struct bt_grpc_api **out, struct bt_error *err);
+/* After the HTTP door, whose host, keys and certificate it shares. BT_E_INVALID, BT_E_IO (cannot
+ * listen there), BT_E_NO_MEMORY. */
+bt_status bt_grpc_api_open(struct bt_shell *shell, struct bt_grpc_api **out, struct bt_error *err);
 /* Cancels what is open; completions have been freed. NULL is accepted. */
-void bt_grpc_api_stop(struct bt_grpc_api *api);
+void bt_grpc_api_close(struct bt_grpc_api *api);
+/* The certificate again; what cannot be read stays as it was, and the log says so. */
+void bt_grpc_api_reload(struct bt_grpc_api *api);
 /* "host:port" with the true port. */
 const char *bt_grpc_api_address(const struct bt_grpc_api *api);
 /* At the end of each turn: says the health, sends what the turn brought. */

@@ -37,6 +37,7 @@ struct bt_piece {
     uint64_t offset;                    /* code points of the choice's text before this token's */
     const struct bt_logprobs *logprobs; /* NULL unless asked for */
     enum bt_finish finish;              /* not NONE on the choice's last */
+    int8_t stop_string;                 /* on the last: which of the request's matched; -1: none */
 };
 
 struct bt_choice_end {

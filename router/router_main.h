@@ -5,12 +5,16 @@
 
 #include "common/base/log.h"
 
+enum { BT_GRPC_PORT_STANDARD = 65536 };
+
 /* What the command line says; all borrowed until bt_router_run returns. */
 struct bt_router_options {
-    const char *model;           /* GGUF file; metadata and tokenizer are read */
-    const char *served_name;     /* NULL: the file's own */
-    const char *host;            /* HTTP */
-    uint32_t port;               /* 0: chosen by the system */
+    const char *model;       /* GGUF file; metadata and tokenizer are read */
+    const char *served_name; /* NULL: the file's own */
+    const char *host;        /* HTTP */
+    uint32_t port;           /* 0: chosen by the system */
+    uint32_t grpc_port;      /* the same; BT_GRPC_PORT_STANDARD: port + 1, 0 where that is 0 */
+    uint32_t grpc_connections_max;
     const char *registry_listen; /* "host:port" where workers attach */
     bool insecure;               /* allow other addresses than loopback without encryption */
     const char *http_tls_cert, *http_tls_key; /* PEM files of the public doors, or NULL */
@@ -35,5 +39,5 @@ struct bt_router_options {
 };
 
 /* Runs until SIGTERM or SIGINT; answers the process's exit code. Prints one line on stdout once
- * both ports listen: "ready: http=HOST:PORT registry=HOST:PORT". */
+ * all ports listen: "ready: http=HOST:PORT registry=HOST:PORT grpc=HOST:PORT". */
 int bt_router_run(const struct bt_router_options *options);

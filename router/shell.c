@@ -11,6 +11,7 @@
 #include "common/base/address.h"
 #include "common/base/clock.h"
 #include "router/completion.h"
+#include "router/grpc_api.h"
 #include "router/http_door.h"
 #include "router/openai_handlers.h"
 
@@ -51,7 +52,7 @@ static void arm_tick(struct bt_shell *shell) {
 }
 
 static void end_if_drained(struct bt_shell *shell) {
-    if (!shell->draining || shell->n_calls || shell->n_completions ||
+    if (!shell->draining || shell->n_calls || shell->n_completions || shell->grpc->n_calls ||
         bt_router_core_counters(shell->core)->live != 0)
         return;
     const struct timeval wait = {0, LAST_BYTES_MS * 1000};
@@ -61,6 +62,7 @@ static void end_if_drained(struct bt_shell *shell) {
 static void flush(struct bt_shell *shell) {
     shell->flush_pending = false;
     bt_sse_flush(&shell->sse, shell->now_us);
+    bt_grpc_api_flush(shell->grpc);
     if (!bt_shell_hold_on_flush(shell))
         bt_rpc_flush(shell->streams);
     bt_openai_free_ended(shell);
@@ -166,6 +168,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     bt_shell_drain(shell);
     bt_sse_sweep(&shell->sse, now_us);
     bt_stats_tick(shell);
+    bt_grpc_api_sweep(shell->grpc, now_us);
     flush(shell);
 }
 
@@ -186,7 +189,9 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
 
 static void on_hangup(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
-    bt_http_door_reload(arg);
+    struct bt_shell *shell = arg;
+    bt_http_door_reload(shell);
+    bt_grpc_api_reload(shell->grpc);
 }
 
 /* ---- start and end ---- */
@@ -272,6 +277,7 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
                        "give --insecure to allow it",
                        o->registry_listen);
     BT_TRY(bt_http_door_open(shell, err));
+    BT_TRY(bt_grpc_api_open(shell, &shell->grpc, err));
     const struct bt_rpc_server_config rpc = {.listen = o->registry_listen,
                                              .max_streams = BT_ROUTER_SLOTS};
     BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
@@ -308,6 +314,7 @@ void bt_shell_fini(struct bt_shell *shell) {
                               shell->term_event, shell->int_event,   shell->hangup_event};
     bt_openai_free_all(shell);
     bt_completion_free_all(shell);
+    bt_grpc_api_close(shell->grpc);
     bt_rpc_server_stop(shell->rpc);
     bt_http_door_close(shell);
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)

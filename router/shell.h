@@ -21,6 +21,7 @@
 struct event;
 struct event_base;
 struct bt_completion;
+struct bt_grpc_api;
 struct bt_tls;
 struct bt_openai_call;
 
@@ -31,6 +32,7 @@ struct bt_shell {
     struct bt_rpc_server *rpc;
     struct bt_rpc_streams *streams;
     struct bt_http_server *http;
+    struct bt_grpc_api *grpc;
     struct bt_api_keys *keys;  /* of both public doors; NULL: none is asked for */
     struct bt_tls *public_tls; /* of both public doors; NULL: plain */
     struct bt_text_model text;
