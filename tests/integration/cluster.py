@@ -103,7 +103,7 @@ class Cluster:
         ready = self.router.wait_ready()
         self.host, port = ready["http"].rsplit(":", 1)
         self.port = int(port)
-        self.registry = ready["registry"]
+        self.registry, self.grpc = ready["registry"], ready["grpc"]
         self.url = f"http://{self.host}:{self.port}"
 
     def start_worker(self, role, name, extra=(), model=None):
