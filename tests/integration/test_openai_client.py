@@ -168,7 +168,12 @@ def test_chat_on_real_workers(baton, smollm2, logs):
         chunks = list(client.chat.completions.create(**arguments, stream=True, stream_options={"include_usage": True}))
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == message.content
         assert chunks[0].choices[0].delta.role == "assistant"
-        assert chunks[-1].choices == [] and chunks[-1].usage == answer.usage
+        usage = chunks[-1].usage
+        assert chunks[-1].choices == []
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (
+            answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens)
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
+        assert 0 < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens, "the same prompt again"
         parts = [{"role": "system", "content": [{"type": "text", "text": "Be brief."}]}, MESSAGES[1]]
         again = client.chat.completions.create(**{**arguments, "messages": parts})
         assert again.choices[0].message.content == message.content
