@@ -239,10 +239,11 @@ static bool report(const struct sim_coverage *all, const struct arguments *args)
            (unsigned long long)all->n_refused, (unsigned long long)all->n_lost);
     printf("tokens %llu, hand-offs %llu, preempted %llu, resumed %llu, pages from the prefix %llu, "
            "choices "
-           "placed where their prompt is %llu\n",
+           "placed where their prompt is %llu, logprobs %llu, scores %llu\n",
            (unsigned long long)all->n_tokens, (unsigned long long)all->n_committed,
            (unsigned long long)all->n_preempted, (unsigned long long)all->n_resumed,
-           (unsigned long long)all->n_pinned, (unsigned long long)all->n_choices);
+           (unsigned long long)all->n_pinned, (unsigned long long)all->n_choices,
+           (unsigned long long)all->n_logprobs, (unsigned long long)all->n_scores);
     puts("sometimes:");
     for (int f = 0; f < SIM_FAULT_COUNT; f++) {
         printf("  %-18s %llu\n", sim_fault_name((enum sim_fault)f),

@@ -29,6 +29,8 @@ enum {
     SIM_CONTEXT = 192,
     SIM_CALLS = 16,   /* of clients */
     SIM_CLIENTS = 32, /* requests: calls and their further choices */
+    SIM_BIASES = 8,
+    SIM_ROWS = 256, /* of one step */
     SIM_CONNS = 512,
     SIM_TICKETS = 64,
     SIM_ENDING = 512,
@@ -168,7 +170,8 @@ struct sim_node {
     struct bt_decode_core *decode;
     int conn_of[SIM_ROUTERS]; /* workers: the stream to each router, -1: none */
     bool dialing[SIM_ROUTERS];
-    uint64_t *contents; /* [SIM_LAYERS][n_pages] */
+    uint64_t *contents;                  /* [SIM_LAYERS][n_pages] */
+    uint64_t rows[SIM_LAYERS][SIM_ROWS]; /* of the step: its page's contents after each row */
     uint32_t n_pages;
     struct bt_step *step;
     uint64_t step_until_us;
@@ -188,6 +191,8 @@ struct sim_client {
     int32_t prompt[SIM_CONTEXT];
     uint32_t n_prompt;
     struct bt_sampling sampling;
+    struct bt_logit_bias bias[SIM_BIASES];
+    uint32_t n_scored; /* prompt tokens whose logprobs came */
     bool seed_given;
     uint32_t deadline_ms;
     uint64_t sent_us, ended_us;
@@ -214,7 +219,8 @@ struct sim_coverage {
     uint64_t pairs_router[256], pairs_prefill[256], pairs_decode[256], pairs_send[256],
         pairs_recv[256];
     uint64_t n_requests, n_ok, n_cancelled, n_failed, n_refused, n_lost, n_tokens;
-    uint64_t n_events, n_preempted, n_resumed, n_committed, n_pinned, n_choices;
+    uint64_t n_events, n_preempted, n_resumed, n_committed, n_pinned, n_choices, n_logprobs,
+        n_scores;
 };
 
 struct sim {
@@ -271,8 +277,12 @@ bool sim_concerns(const struct sim *sim, const struct sim_event *event, uint32_t
 
 /* sim_oracle.c */
 /* The token after these, as the model gives it where no byte is wrong. */
-int32_t sim_oracle(const int32_t *tokens, uint32_t n_tokens, uint32_t n_prompt,
-                   const struct bt_sampling *sampling, enum bt_finish *finish, uint64_t *hash);
+void sim_oracle(const int32_t *tokens, uint32_t n_tokens, uint32_t n_prompt,
+                const struct bt_sampling *sampling, struct bt_step_result *result);
+/* Logprobs of the prompt token at that position. */
+void sim_oracle_score(const int32_t *tokens, uint32_t position, uint32_t n_top,
+                      struct bt_logprobs *out);
+bool sim_logprobs_equal(const struct bt_logprobs *a, const struct bt_logprobs *b);
 uint64_t sim_sum(uint64_t contents);
 /* The engine of a worker: writes one layer of the step; gives the results. */
 void sim_engine_layer(struct sim_node *node, uint32_t layer);
@@ -365,11 +375,14 @@ void sim_on_stop(struct sim *sim, uint32_t client);
 /* Clients that wait for a state of their request before they go or stop. */
 void sim_aim(struct sim *sim, int router);
 void sim_on_emit(struct sim *sim, const struct bt_router_action *action);
+void sim_on_scores(struct sim *sim, const struct bt_router_action *action);
 void sim_on_end(struct sim *sim, const struct bt_router_action *action);
 void sim_clients_lost(struct sim *sim, int router);
 bool sim_all_ended(const struct sim *sim);
 
 /* sim_choices.c */
+/* Lets some calls ask for logprobs of their tokens or prompt, or bias some tokens. */
+void sim_make_wishes(struct sim *sim);
 /* Gives some calls further choices: requests that follow the first one. */
 void sim_make_choices(struct sim *sim);
 /* The first one was taken in, or was not: its further choices come right behind it. */

@@ -1,8 +1,28 @@
-/* Further choices of a call: requests that follow the first one, each with its own seed and its own
- * end. */
+/* What calls ask for beside a stream of tokens: logprobs, bias, and further choices, which are
+ * requests that follow the first one, each with its own seed and its own end.
+ *
+ * All of it is drawn apart, so that schedules without it stay what they were. */
 #include "sim.h"
 
-/* Drawn apart, so that schedules without choices stay what they were. */
+void sim_make_wishes(struct sim *sim) {
+    struct sim_random random = {sim_mix(sim->seed, 0x3150e8)};
+    if (!sim_chance(&random, 40))
+        return;
+    for (int c = 0; c < sim->n_clients; c++) {
+        struct sim_client *client = &sim->clients[c];
+        if (sim_chance(&random, 40))
+            client->sampling.logprobs = (uint8_t)(1 + sim_below(&random, 4));
+        if (sim_chance(&random, 25))
+            client->sampling.prompt_logprobs = (uint8_t)(1 + sim_below(&random, 3));
+        if (sim_chance(&random, 30))
+            client->sampling.n_bias = (uint16_t)(1 + sim_below(&random, SIM_BIASES));
+        for (uint32_t i = 0; i < client->sampling.n_bias; i++)
+            client->bias[i] = (struct bt_logit_bias){
+                .token = (int32_t)(i * (SIM_VOCAB / SIM_BIASES) + sim_below(&random, 100)),
+                .bias = (float)sim_below(&random, 201) - 100};
+    }
+}
+
 static void make_follower(struct sim *sim, struct sim_random *random, int leader, uint32_t choice) {
     int c = sim->n_clients++;
     struct sim_client *client = &sim->clients[c];
@@ -10,6 +30,8 @@ static void make_follower(struct sim *sim, struct sim_random *random, int leader
     client->leader = leader;
     client->choice = choice;
     client->stop_at = 0;
+    if (sim_chance(random, 70)) /* its prompt is the first one's */
+        client->sampling.prompt_logprobs = 0;
     client->stops_late = client->aims_cancel = false;
     client->aim = BT_REQUEST_QUEUED + sim_below(random, 3);
     if (sim->enabled[SIM_CANCEL] && sim_chance(random, 25)) {
@@ -63,7 +85,8 @@ void sim_check_choices(struct sim *sim) {
             continue;
         sim->coverage->n_choices += client->placement == BT_PLACE_LOCAL_CHOICE;
         uint32_t shared = (client->n_prompt - 1) / BT_PAGE_TOKENS;
-        if (sim->short_cuts &&
+        bool scored = client->sampling.prompt_logprobs && client->n_prompt > 1;
+        if (sim->short_cuts && !scored &&
             (client->placement != BT_PLACE_LOCAL_CHOICE || client->pages_held != shared))
             sim_fail(sim, "one prefill and one transfer for all choices",
                      "client %d, choice %u of %d: %s, %u of %u pages were there", c, client->choice,

@@ -51,6 +51,7 @@ void sim_make_clients(struct sim *sim) {
         if (client->is_foreign)
             client->prompt[client->n_prompt - 1] = SIM_VOCAB + (int32_t)sim_below(random, 3);
     }
+    sim_make_wishes(sim);
     sim_make_choices(sim);
 }
 
@@ -77,6 +78,7 @@ void sim_on_arrive(struct sim *sim, uint32_t c) {
 void sim_ask(struct sim *sim, uint32_t c) {
     struct sim_client *client = &sim->clients[c];
     struct sim_node *router = &sim->nodes[client->router];
+    client->sampling.bias = client->bias;
     struct bt_submit submit = {
         .tokens = client->prompt,
         .n_tokens = client->n_prompt,
@@ -156,12 +158,49 @@ void sim_aim(struct sim *sim, int router) {
     }
 }
 
+static void check_logprobs(struct sim *sim, const struct sim_client *client,
+                           const struct bt_router_action *action, const struct bt_logprobs *want) {
+    int c = (int)(client - sim->clients);
+    bool asked = client->sampling.logprobs != 0;
+    if (asked != (action->logprobs != NULL) ||
+        (asked && !sim_logprobs_equal(action->logprobs, want)))
+        sim_fail(sim, "logprobs are of this very token", "client %d: those of token %u are %s", c,
+                 action->index, asked ? "wrong or missing" : "there, and nobody asked");
+    sim->coverage->n_logprobs += asked;
+    if (client->sampling.prompt_logprobs && client->n_scored + 1 != client->n_prompt)
+        sim_fail(sim, "logprobs of a prompt come before its first token",
+                 "client %d has %u of %u with token %u", c, client->n_scored, client->n_prompt - 1,
+                 action->index);
+}
+
+void sim_on_scores(struct sim *sim, const struct bt_router_action *action) {
+    struct sim_client *client = action->req->user;
+    int c = (int)(client - sim->clients);
+    if (client->ended || client->n_tokens != client->n_prompt || !client->sampling.prompt_logprobs)
+        sim_fail(sim, "logprobs of a prompt come before its first token",
+                 "client %d: some come when nobody waits for them", c);
+    for (uint32_t i = 0; i < action->n_scores; i++) {
+        struct bt_logprobs want;
+        uint32_t position = action->first_score + i;
+        if (position != ++client->n_scored || position >= client->n_prompt) {
+            sim_fail(sim, "logprobs of a prompt come once and in order",
+                     "client %d: position %u where %u is next", c, position, client->n_scored);
+            return;
+        }
+        sim_oracle_score(client->tokens, position, client->sampling.prompt_logprobs - 1u, &want);
+        if (!sim_logprobs_equal(&action->logprobs[i], &want))
+            sim_fail(sim, "logprobs are of this very token",
+                     "client %d: those of position %u of its prompt are wrong", c, position);
+    }
+    sim->coverage->n_scores += action->n_scores;
+    sim_say(sim, client->router, "client %d gets logprobs of its prompt up to %u", c,
+            client->n_scored);
+}
+
 void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
     struct sim_client *client = action->req->user;
     int c = (int)(client - sim->clients);
     uint32_t index = client->n_tokens - client->n_prompt;
-    enum bt_finish finish;
-    uint64_t hash;
     sim->coverage->n_tokens++;
     if (client->ended)
         sim_fail(sim, "every request ends exactly once", "client %d: a token after its end", c);
@@ -172,13 +211,14 @@ void sim_on_emit(struct sim *sim, const struct bt_router_action *action) {
     }
     struct bt_sampling sampling = client->sampling;
     sampling.seed = client->seed;
-    int32_t expected =
-        sim_oracle(client->tokens, client->n_tokens, client->n_prompt, &sampling, &finish, &hash);
-    if (action->token != expected || action->finish != finish || action->hash != hash)
+    struct bt_step_result want;
+    sim_oracle(client->tokens, client->n_tokens, client->n_prompt, &sampling, &want);
+    if (action->token != want.token || action->finish != want.finish || action->hash != want.hash)
         sim_fail(sim, "no token from another prompt",
                  "client %d: token %u is %d finish %d, must be %d finish %d (hash %s)", c, index,
-                 action->token, (int)action->finish, expected, (int)finish,
-                 action->hash == hash ? "equal" : "differs");
+                 action->token, (int)action->finish, want.token, (int)want.finish,
+                 action->hash == want.hash ? "equal" : "differs");
+    check_logprobs(sim, client, action, &want.logprobs);
     if (client->is_foreign)
         sim_fail(sim, "no token from another prompt", "client %d: its prompt cannot be computed",
                  c);

@@ -5,57 +5,79 @@
 
 #include "sim.h"
 
-/* A copy that owns what its pointers point to, in one block. */
-struct bt_msg *sim_copy_msg(const struct bt_msg *msg) {
-    const void *from[2] = {NULL, NULL};
-    size_t n_bytes[2] = {0, 0};
+struct part {
+    const void *from;
+    size_t n_bytes;
+};
+
+/* What a message points to. */
+static void parts_of(const struct bt_msg *msg, struct part parts[2]) {
     switch (msg->type) {
     case BT_MSG_BLOCKS:
-        from[0] = msg->blocks.added;
-        n_bytes[0] = msg->blocks.n_added * sizeof(uint64_t);
-        from[1] = msg->blocks.evicted;
-        n_bytes[1] = msg->blocks.n_evicted * sizeof(uint64_t);
+        parts[0] = (struct part){msg->blocks.added, msg->blocks.n_added * sizeof(uint64_t)};
+        parts[1] = (struct part){msg->blocks.evicted, msg->blocks.n_evicted * sizeof(uint64_t)};
         break;
-    case BT_MSG_TOKENS:
-        from[0] = msg->tokens.rows;
-        n_bytes[0] = msg->tokens.n_rows * sizeof(struct bt_token);
+    case BT_MSG_TOKENS: /* and room for a row of logprobs each */
+        parts[0] = (struct part){msg->tokens.rows, msg->tokens.n_rows * sizeof(struct bt_token)};
+        parts[1] = (struct part){NULL, msg->tokens.n_rows * sizeof(struct bt_logprobs)};
+        break;
+    case BT_MSG_SCORES:
+        parts[0] = (struct part){msg->scores.rows, msg->scores.n_rows * sizeof(struct bt_logprobs)};
         break;
     case BT_MSG_PEERS:
-        from[0] = msg->peers.peers;
-        n_bytes[0] = msg->peers.n_peers * sizeof(struct bt_peer);
+        parts[0] = (struct part){msg->peers.peers, msg->peers.n_peers * sizeof(struct bt_peer)};
         break;
     case BT_MSG_RESUME:
-        from[0] = msg->resume.rows;
-        n_bytes[0] = msg->resume.n_rows * sizeof(struct bt_resume);
+        parts[0] = (struct part){msg->resume.rows, msg->resume.n_rows * sizeof(struct bt_resume)};
         break;
     case BT_MSG_RESERVE:
     case BT_MSG_PREFILL:
-        from[0] = msg->work.tokens;
-        n_bytes[0] = msg->work.n_tokens * sizeof(int32_t);
+        parts[0] = (struct part){msg->work.tokens, msg->work.n_tokens * sizeof(int32_t)};
+        parts[1] = (struct part){msg->work.sampling.bias,
+                                 msg->work.sampling.n_bias * sizeof(struct bt_logit_bias)};
         break;
     case BT_MSG_SEEN:
-        from[0] = msg->seen.keys;
-        n_bytes[0] = msg->seen.n_keys * sizeof(struct bt_attempt);
+        parts[0] = (struct part){msg->seen.keys, msg->seen.n_keys * sizeof(struct bt_attempt)};
         break;
     default:
         break;
     }
-    uint8_t *block = malloc(sizeof *msg + n_bytes[0] + n_bytes[1] + 16);
+}
+
+static void copy_tokens(struct bt_msg_tokens *copy, struct bt_token *rows,
+                        struct bt_logprobs *logprobs) {
+    copy->rows = rows;
+    for (uint32_t i = 0; i < copy->n_rows; i++) {
+        if (!rows[i].logprobs)
+            continue;
+        logprobs[i] = *rows[i].logprobs;
+        rows[i].logprobs = &logprobs[i];
+    }
+}
+
+/* A copy that owns what its pointers point to, in one block. */
+struct bt_msg *sim_copy_msg(const struct bt_msg *msg) {
+    struct part parts[2] = {{NULL, 0}, {NULL, 0}};
+    parts_of(msg, parts);
+    uint8_t *block = malloc(sizeof *msg + parts[0].n_bytes + parts[1].n_bytes + 16);
     if (!block)
         abort();
     struct bt_msg *copy = (struct bt_msg *)block;
     *copy = *msg;
-    uint8_t *to[2] = {block + sizeof *msg, block + sizeof *msg + (n_bytes[0] + 7) / 8 * 8};
+    uint8_t *to[2] = {block + sizeof *msg, block + sizeof *msg + (parts[0].n_bytes + 7) / 8 * 8};
     for (int i = 0; i < 2; i++)
-        if (n_bytes[i])
-            memcpy(to[i], from[i], n_bytes[i]);
+        if (parts[i].from && parts[i].n_bytes)
+            memcpy(to[i], parts[i].from, parts[i].n_bytes);
     switch (msg->type) {
     case BT_MSG_BLOCKS:
         copy->blocks.added = (uint64_t *)to[0];
         copy->blocks.evicted = (uint64_t *)to[1];
         break;
     case BT_MSG_TOKENS:
-        copy->tokens.rows = (struct bt_token *)to[0];
+        copy_tokens(&copy->tokens, (struct bt_token *)to[0], (struct bt_logprobs *)to[1]);
+        break;
+    case BT_MSG_SCORES:
+        copy->scores.rows = (struct bt_logprobs *)to[0];
         break;
     case BT_MSG_PEERS:
         copy->peers.peers = (struct bt_peer *)to[0];
@@ -66,6 +88,7 @@ struct bt_msg *sim_copy_msg(const struct bt_msg *msg) {
     case BT_MSG_RESERVE:
     case BT_MSG_PREFILL:
         copy->work.tokens = (int32_t *)to[0];
+        copy->work.sampling.bias = (struct bt_logit_bias *)to[1];
         break;
     case BT_MSG_SEEN:
         copy->seen.keys = (struct bt_attempt *)to[0];

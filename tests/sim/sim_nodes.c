@@ -270,6 +270,8 @@ static void router_actions(struct sim *sim, int n) {
             sim_on_end(sim, &action);
             break;
         case BT_ROUTER_SCORES:
+            sim_on_scores(sim, &action);
+            break;
         case BT_ROUTER_LOG:
             sim_say(sim, n, "says: %s", action.reason);
             break;
