@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/bench.h"
+#include "cli/certs.h"
 #include "cli/chat.h"
 #include "cli/inspect.h"
 #include "cli/roles.h"
@@ -23,6 +24,7 @@ static const struct command commands[] = {
     {"prefill", "a worker that computes prompts and hands the KV cache over", bt_prefill_command},
     {"decode", "a worker that takes the KV cache and decodes tokens", bt_decode_command},
     {"bench", "load on a server: latencies, goodput, a picture", bt_bench_main},
+    {"certs", "makes certificates for routers, workers and the public doors", bt_certs_main},
     {"inspect", "what a model file is and what it costs to run", bt_inspect_main},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -90,10 +90,12 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
          .help = "End when the process that started this one ends."},
     };
     size_t n = sizeof options / sizeof options[0];
-    _Static_assert(sizeof options / sizeof options[0] <= OPTIONS, "room for every option");
+    _Static_assert(sizeof options / sizeof options[0] + BT_TLS_OPTIONS <= OPTIONS,
+                   "room for every option");
     for (size_t i = 0; i < n; i++)
         out[i] = options[i];
-    return n;
+    bt_tls_option_rows(&o->tls_cert, &o->tls_key, &o->tls_ca, out + n);
+    return n + BT_TLS_OPTIONS;
 }
 
 int bt_router_command(int argc, char **argv) {
@@ -122,6 +124,8 @@ int bt_router_command(int argc, char **argv) {
     };
     struct bt_error err;
     bt_status status = bt_config_parse(&command, argc, argv, &err);
+    if (status == BT_OK)
+        status = bt_tls_options_check(o.tls_cert, o.tls_key, o.tls_ca, &err);
     if (status < 0) {
         fprintf(stderr, "baton router: %s\n", err.text);
         return 2;

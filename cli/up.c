@@ -27,7 +27,7 @@ enum {
 };
 
 struct up {
-    const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context;
+    const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context, *tls;
     uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
     bool once;
     struct bt_child router, chat, workers[WORKERS_MAX];
@@ -52,6 +52,15 @@ static uint32_t cpus(void) {
     return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
+/* The files that `baton certs` made for a role, where --tls names their directory. */
+static void add_tls(const struct up *up, struct bt_child *child, const char *role) {
+    if (!up->tls)
+        return;
+    bt_child_arg(child, "--tls-cert=%s/%s.pem", up->tls, role);
+    bt_child_arg(child, "--tls-key=%s/%s-key.pem", up->tls, role);
+    bt_child_arg(child, "--tls-ca=%s/ca.pem", up->tls);
+}
+
 static bt_status start_router(struct up *up, struct bt_error *err) {
     struct bt_child *router = &up->router;
     bt_child_init(router, "router");
@@ -62,6 +71,7 @@ static bt_status start_router(struct up *up, struct bt_error *err) {
     bt_child_arg(router, "--registry-listen=127.0.0.1:0");
     bt_child_arg(router, "--disaggregate=%s", modes[up->disaggregate]);
     bt_child_arg(router, "--die-with-parent");
+    add_tls(up, router, "router");
     if (up->served_name)
         bt_child_arg(router, "--served-model-name=%s", up->served_name);
     return bt_child_start(router, true, err);
@@ -80,6 +90,7 @@ static bt_status start_worker(struct up *up, const char *role, uint32_t index, c
     bt_child_arg(worker, "--threads=%u", up->threads);
     bt_child_arg(worker, "--precision=%s", precisions[up->precision]);
     bt_child_arg(worker, "--die-with-parent");
+    add_tls(up, worker, role);
     if (up->kv_tokens)
         bt_child_arg(worker, "--kv-tokens=%s", up->kv_tokens);
     if (up->kv_memory)
@@ -215,6 +226,12 @@ static void on_signal(struct up *up) {
     while (read(up->signals, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo == SIGCHLD)
             continue;
+        if (info.ssi_signo == SIGHUP) {
+            tell(&up->router, SIGHUP);
+            for (size_t i = 0; i < up->n_workers; i++)
+                tell(&up->workers[i], SIGHUP);
+            continue;
+        }
         if (!up->n_stops)
             printf("\nEnding; open streams finish first. Once more ends at once.\n");
         stop(up, 0);
@@ -298,6 +315,8 @@ static int run(struct up *up) {
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGCHLD);
+    if (up->tls) /* else it means that the terminal is gone */
+        sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     up->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     struct bt_error err;
@@ -344,6 +363,9 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
          .help = "Longest prompt and answer together, in tokens."},
         {"served-model-name", BT_OPTION_STRING, &up->served_name, .argument = "NAME",
          .help = "Name of the model in the API."},
+        {"tls", BT_OPTION_STRING, &up->tls, .argument = "DIR",
+         .help = "Encrypt between the router and its workers with the files that `baton certs DIR` "
+                 "made."},
         {"prompt", BT_OPTION_STRING, &up->prompt, .argument = "TEXT",
          .help = "Ask this once all is ready."},
         {"once", BT_OPTION_FLAG, &up->once, "no", .help = "End after the answer to --prompt."},

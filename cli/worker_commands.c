@@ -16,7 +16,7 @@
 #include "decode_worker/decode_worker.h"
 #include "prefill_worker/prefill_worker.h"
 
-enum { OPTIONS = 20, EXIT_REFUSED = 2 };
+enum { OPTIONS = 24, EXIT_REFUSED = 2 };
 
 /* The command line as it was read; `options` is made from it. */
 struct command_line {
@@ -60,7 +60,7 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
          .argument = "N",
          .help = "After SIGTERM: what still runs after this long moves to other workers."},
         {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
-         .help = "Allow addresses on other machines although nothing is encrypted."},
+         .help = "Allow addresses on other machines without --tls-cert, unencrypted."},
         {"log-level", BT_OPTION_CHOICE, &c->log_level, "info",
          .choices = {"error", "warn", "info", "debug"}, .argument = "LEVEL",
          .help = "What is logged."},
@@ -71,13 +71,15 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"link-advertise", BT_OPTION_STRING, &o->link_advertise, .argument = "HOST:PORT",
          .help = "The same as other machines reach it, where that differs."},
     };
-    _Static_assert(sizeof options / sizeof options[0] <= OPTIONS, "room for every option");
+    _Static_assert(sizeof options / sizeof options[0] + BT_TLS_OPTIONS <= OPTIONS,
+                   "room for every option");
     size_t n = sizeof options / sizeof options[0];
     if (!decode)
         n -= 2; /* a prefill worker dials links, it listens for none */
     for (size_t i = 0; i < n; i++)
         out[i] = options[i];
-    return n;
+    bt_tls_option_rows(&o->tls_cert, &o->tls_key, &o->tls_ca, out + n);
+    return n + BT_TLS_OPTIONS;
 }
 
 static uint32_t cpus(void) {
@@ -123,7 +125,7 @@ static bt_status check_name(const char *name, struct bt_error *err) {
 }
 
 /* dialled: the port must be known. */
-static bt_status check_address(const char *option, const char *text, bool dialled, bool insecure,
+static bt_status check_address(const char *option, const char *text, bool dialled, bool anywhere,
                                struct bt_error *err) {
     struct bt_address address;
     struct bt_error why;
@@ -132,27 +134,28 @@ static bt_status check_address(const char *option, const char *text, bool dialle
     if (dialled && address.port == 0)
         return bt_fail(err, BT_E_INVALID, "%s: \"%.80s\" has port 0, allowed 1 to 65535", option,
                        text);
-    if (!insecure && !bt_address_is_loopback(&address))
+    if (!anywhere && !bt_address_is_loopback(&address))
         return bt_fail(err, BT_E_INVALID,
-                       "%s: \"%.80s\" is not on this machine and nothing is encrypted; --insecure "
-                       "allows it",
+                       "%s: \"%.80s\" is not on this machine: give --tls-cert, --tls-key and "
+                       "--tls-ca, or --insecure to go there unencrypted",
                        option, text);
     return BT_OK;
 }
 
 static bt_status check_addresses(struct command_line *c, struct bt_error *err) {
     struct bt_worker_options *o = &c->options;
+    bool anywhere = o->insecure || o->tls_cert;
     if (c->routers.n_items > BT_MAX_ROUTERS)
         return bt_fail(err, BT_E_INVALID, "router: %u addresses, allowed 1 to %d",
                        c->routers.n_items, BT_MAX_ROUTERS);
     for (uint32_t i = 0; i < c->routers.n_items; i++) {
-        BT_TRY(check_address("router", c->routers.items[i], true, o->insecure, err));
+        BT_TRY(check_address("router", c->routers.items[i], true, anywhere, err));
         o->routers[o->n_routers++] = c->routers.items[i];
     }
     if (o->link_listen)
-        BT_TRY(check_address("link-listen", o->link_listen, false, o->insecure, err));
+        BT_TRY(check_address("link-listen", o->link_listen, false, anywhere, err));
     if (o->link_advertise)
-        BT_TRY(check_address("link-advertise", o->link_advertise, true, o->insecure, err));
+        BT_TRY(check_address("link-advertise", o->link_advertise, true, anywhere, err));
     return BT_OK;
 }
 
@@ -164,6 +167,7 @@ static bt_status complete(struct command_line *c, const char *role, struct bt_er
         o->name = c->name;
     }
     BT_TRY(check_name(o->name, err));
+    BT_TRY(bt_tls_options_check(o->tls_cert, o->tls_key, o->tls_ca, err));
     BT_TRY(check_addresses(c, err));
     if (c->kv_tokens && o->kv_memory_bytes)
         return bt_fail(err, BT_E_INVALID,

@@ -203,6 +203,7 @@ static bt_status start_links(struct worker *worker, struct bt_error *err) {
         .n_layers = info->n_layers,
         .page_bytes = (uint32_t)info->page_bytes,
         .listen = options->link_listen,
+        .tls = worker->host.tls,
     };
     snprintf(config.name, sizeof config.name, "%s", options->name);
     worker->ops = bt_kv_link_find("tcp");
@@ -215,8 +216,8 @@ static bt_status start_links(struct worker *worker, struct bt_error *err) {
 
 static bt_status start(struct worker *worker, const struct bt_worker_options *options,
                        struct bt_error *err) {
-    BT_TRY(bt_worker_host_init(&worker->host, options, options->max_seqs + options->chunk_tokens,
-                               turn, worker, err));
+    BT_TRY(bt_worker_host_init(&worker->host, options, BT_ROLE_DECODE,
+                               options->max_seqs + options->chunk_tokens, turn, worker, err));
     BT_TRY(start_links(worker, err));
     const struct bt_engine_info *info = bt_engine_info(worker->host.engine);
     struct bt_decode_config config = {

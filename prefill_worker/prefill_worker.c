@@ -246,6 +246,7 @@ static bt_status start_links(struct worker *worker, struct bt_error *err) {
         .fingerprint = info->fingerprint,
         .n_layers = info->n_layers,
         .page_bytes = (uint32_t)info->page_bytes,
+        .tls = worker->host.tls,
     };
     snprintf(config.name, sizeof config.name, "%s", worker->host.options->name);
     worker->ops = bt_kv_link_find("tcp");
@@ -254,7 +255,8 @@ static bt_status start_links(struct worker *worker, struct bt_error *err) {
 
 static bt_status start(struct worker *worker, const struct bt_worker_options *options,
                        struct bt_error *err) {
-    BT_TRY(bt_worker_host_init(&worker->host, options, options->chunk_tokens, turn, worker, err));
+    BT_TRY(bt_worker_host_init(&worker->host, options, BT_ROLE_PREFILL, options->chunk_tokens, turn,
+                               worker, err));
     const struct bt_engine_info *info = bt_engine_info(worker->host.engine);
     struct bt_prefill_config config = {
         .n_pages = info->n_pages,

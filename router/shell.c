@@ -9,6 +9,7 @@
 #include <event2/event.h>
 
 #include "common/base/address.h"
+#include "common/base/tls.h"
 #include "common/base/clock.h"
 #include "router/completion.h"
 #include "router/grpc_api.h"
@@ -187,11 +188,24 @@ static void on_signal(evutil_socket_t fd, short what, void *arg) {
     bt_shell_drain(shell);
 }
 
+/* A bad file changes nothing: the registry goes on with what it has. */
+static void reload_registry(struct bt_shell *shell) {
+    struct bt_error err;
+    if (!shell->tls)
+        return;
+    if (bt_tls_reload(shell->tls, &err) != BT_OK || bt_rpc_server_reload(shell->rpc, &err) != BT_OK)
+        BT_WARN("SIGHUP: the registry's certificate stays as it was: %s", err.text);
+    else
+        BT_INFO("SIGHUP: the registry's certificate was read again from %s",
+                shell->options->tls_cert);
+}
+
 static void on_hangup(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     struct bt_shell *shell = arg;
     bt_http_door_reload(shell);
     bt_grpc_api_reload(shell->grpc);
+    reload_registry(shell);
 }
 
 /* ---- start and end ---- */
@@ -271,15 +285,20 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
     const struct bt_router_options *o = shell->options;
     struct bt_address registry;
     BT_TRY(bt_address_parse(o->registry_listen, &registry, err));
-    if (!bt_address_is_loopback(&registry) && !o->insecure)
-        return bt_fail(err, BT_E_INVALID,
-                       "registry-listen \"%s\" is not a loopback address and nothing is encrypted: "
-                       "give --insecure to allow it",
-                       o->registry_listen);
+    if (!bt_address_is_loopback(&registry) && !o->insecure && !o->tls_cert)
+        return bt_fail(
+            err, BT_E_INVALID,
+            "registry-listen \"%s\" is not a loopback address: give --tls-cert, --tls-key "
+            "and --tls-ca, or --insecure to serve workers unencrypted",
+            o->registry_listen);
+    const struct bt_tls_config tls = {
+        .cert = o->tls_cert, .key = o->tls_key, .ca = o->tls_ca, .role = BT_TLS_ROUTER};
+    if (o->tls_cert)
+        BT_TRY(bt_tls_create(&tls, &shell->tls, err));
     BT_TRY(bt_http_door_open(shell, err));
     BT_TRY(bt_grpc_api_open(shell, &shell->grpc, err));
-    const struct bt_rpc_server_config rpc = {.listen = o->registry_listen,
-                                             .max_streams = BT_ROUTER_SLOTS};
+    const struct bt_rpc_server_config rpc = {
+        .listen = o->registry_listen, .tls = shell->tls, .max_streams = BT_ROUTER_SLOTS};
     BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
     shell->streams = bt_rpc_server_streams(shell->rpc);
     shell->rpc_event =
@@ -316,6 +335,7 @@ void bt_shell_fini(struct bt_shell *shell) {
     bt_completion_free_all(shell);
     bt_grpc_api_close(shell->grpc);
     bt_rpc_server_stop(shell->rpc);
+    bt_tls_destroy(shell->tls);
     bt_http_door_close(shell);
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])

@@ -29,6 +29,7 @@ struct bt_shell {
     const struct bt_router_options *options;
     struct event_base *base;
     struct bt_router_core *core;
+    struct bt_tls *tls; /* of the registry; NULL: plain text */
     struct bt_rpc_server *rpc;
     struct bt_rpc_streams *streams;
     struct bt_http_server *http;

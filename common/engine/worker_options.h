@@ -53,5 +53,6 @@ struct bt_worker_options {
     const char *link_listen;    /* decode: "host:port" for KV links, port 0: chosen; else NULL */
     const char *link_advertise; /* decode: "host:port" that prefill workers dial; NULL: listen's */
 
+    const char *tls_cert, *tls_key, *tls_ca; /* PEM files; all or none (then: plain text) */
     bool insecure; /* addresses other than loopback were allowed without encryption */
 };

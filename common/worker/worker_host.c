@@ -12,9 +12,10 @@
 #include "common/base/failpoint.h"
 #include "common/base/gguf_text.h"
 #include "common/base/log.h"
+#include "common/base/tls.h"
 #include "common/rpc/rpc.h"
 
-enum { LASTING_US = 1000000 };
+enum { LASTING_US = 1000000, SAY_AGAIN_US = 2000000 };
 
 /* ---- the model ---- */
 
@@ -108,6 +109,19 @@ static void on_signal(evutil_socket_t number, short what, void *arg) {
         host->turn(host->arg);
 }
 
+/* Bad files change nothing: what is open goes on, what is dialled uses what was read last. */
+static void on_hangup(evutil_socket_t number, short what, void *arg) {
+    (void)number, (void)what;
+    struct bt_worker_host *host = arg;
+    struct bt_error err;
+    if (!host->tls)
+        BT_INFO("SIGHUP: there is no certificate to read again");
+    else if (bt_tls_reload(host->tls, &err) == BT_OK)
+        BT_INFO("SIGHUP: the certificate was read again from %s", host->options->tls_cert);
+    else
+        BT_WARN("SIGHUP: the certificate stays as it was: %s", err.text);
+}
+
 static bt_status watch(struct bt_worker_host *host, struct bt_error *err) {
     short readable = EV_READ | EV_PERSIST;
     struct timeval tick = {.tv_usec = BT_WORKER_TICK_MS * 1000};
@@ -127,8 +141,8 @@ static bt_status watch(struct bt_worker_host *host, struct bt_error *err) {
 }
 
 bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worker_options *options,
-                              uint32_t max_rows, void (*turn)(void *arg), void *arg,
-                              struct bt_error *err) {
+                              enum bt_role role, uint32_t max_rows, void (*turn)(void *arg),
+                              void *arg, struct bt_error *err) {
     memset(host, 0, sizeof *host);
     host->options = options;
     host->turn = turn;
@@ -143,23 +157,37 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
     host->base = event_base_new();
     if (!host->base)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for the event loop");
+    /* Before the model is loaded: a signal that comes meanwhile is heard after. */
+    host->hangup = evsignal_new(host->base, SIGHUP, on_hangup, host);
+    if (!host->hangup || event_add(host->hangup, NULL))
+        return bt_fail(err, BT_E_NO_MEMORY, "the event loop cannot watch its events");
+    const struct bt_tls_config tls = {
+        .cert = options->tls_cert,
+        .key = options->tls_key,
+        .ca = options->tls_ca,
+        .role = role == BT_ROLE_PREFILL ? BT_TLS_PREFILL : BT_TLS_DECODE,
+    };
+    if (options->tls_cert)
+        BT_TRY(bt_tls_create(&tls, &host->tls, err));
     BT_TRY(load(host, max_rows, err));
     bt_rpc_init();
     host->has_rpc = true;
-    BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){0}, &host->rpc, err));
+    BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){.tls = host->tls}, &host->rpc, err));
     host->streams = bt_rpc_client_streams(host->rpc);
     return watch(host, err);
 }
 
 void bt_worker_host_fini(struct bt_worker_host *host) {
     struct event *events[] = {host->rpc_event, host->engine_event, host->tick,
-                              host->hold,      host->term,         host->interrupt};
+                              host->hold,      host->term,         host->interrupt,
+                              host->hangup};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
     bt_rpc_client_stop(host->rpc);
     if (host->has_rpc)
         bt_rpc_fini();
+    bt_tls_destroy(host->tls);
     bt_engine_destroy(host->engine);
     if (host->base)
         event_base_free(host->base);
@@ -206,6 +234,18 @@ static void dial_due(struct bt_worker_host *host, uint64_t now_us) {
     }
 }
 
+/* A router that is not there yet is said once, not at each try; that another thing is wrong now is
+ * said too, but not more often than every few seconds. */
+static bool is_news(struct bt_worker_host *host, uint32_t i, uint64_t now_us, const char *text) {
+    size_t n = sizeof host->routers[i].said - 1;
+    if (host->routers[i].failures > 0 && (!strncmp(host->routers[i].said, text, n) ||
+                                          now_us - host->routers[i].said_us < SAY_AGAIN_US))
+        return false;
+    host->routers[i].said_us = now_us;
+    snprintf(host->routers[i].said, n + 1, "%s", text);
+    return true;
+}
+
 static void on_closed(struct bt_worker_host *host, uint64_t now_us,
                       const struct bt_rpc_event *event) {
     uint32_t i = event->slot;
@@ -214,8 +254,7 @@ static void on_closed(struct bt_worker_host *host, uint64_t now_us,
     if (host->routers[i].welcome_us && now_us - host->routers[i].welcome_us >= LASTING_US)
         host->routers[i].failures = 0;
     host->routers[i].welcome_us = 0;
-    /* A router that is not there yet is said once, not at each try. */
-    if (host->routers[i].failures == 0)
+    if (is_news(host, i, now_us, event->text))
         BT_INFO("router %s: %s", host->options->routers[i], event->text);
     else
         BT_DEBUG("router %s: %s", host->options->routers[i], event->text);

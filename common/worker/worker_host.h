@@ -12,6 +12,7 @@
 #include "common/engine/worker_options.h"
 #include "common/rpc/rpc_client.h"
 
+struct bt_tls;
 struct event;
 struct event_base;
 
@@ -21,10 +22,11 @@ struct bt_worker_host {
     const struct bt_worker_options *options; /* borrowed */
     struct event_base *base;
     struct bt_engine *engine;
-    bool has_rpc; /* gRPC was started */
+    struct bt_tls *tls; /* of routers and KV links; NULL: plain text */
+    bool has_rpc;       /* gRPC was started */
     struct bt_rpc_client *rpc;
     struct bt_rpc_streams *streams; /* of rpc */
-    struct event *rpc_event, *engine_event, *tick, *term, *interrupt;
+    struct event *rpc_event, *engine_event, *tick, *term, *interrupt, *hangup;
     struct event *hold;     /* what routers are sent waits until then (a failpoint) */
     uint64_t held_until_us; /* 0: it does not wait */
     void (*turn)(void *arg);
@@ -39,14 +41,17 @@ struct bt_worker_host {
         uint32_t failures;   /* in a row */
         uint64_t welcome_us; /* 0: it has not said welcome on this stream */
         uint64_t dial_us;    /* not before */
+        uint64_t said_us;    /* when `said` was logged; 0: not yet */
+        char said[160];      /* why it could not be reached, the beginning */
     } routers[BT_MAX_ROUTERS];
 };
 
-/* Loads the model (with progress in the log), starts the RPC client and the loop's events. max_rows
+/* role: BT_ROLE_...; the certificate must name it. Loads the model (with progress in the log),
+ * starts the RPC client and the loop's events. max_rows
  * and max_seqs are those of a step. On failure everything is undone by bt_worker_host_fini. */
 bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worker_options *options,
-                              uint32_t max_rows, void (*turn)(void *arg), void *arg,
-                              struct bt_error *err);
+                              enum bt_role role, uint32_t max_rows, void (*turn)(void *arg),
+                              void *arg, struct bt_error *err);
 /* Accepts a zeroed or half-built host. */
 void bt_worker_host_fini(struct bt_worker_host *host);
 /* Runs the loop until bt_worker_host_stop. Returns the process's exit code. */
