@@ -178,9 +178,8 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
 }
 
 void bt_worker_host_fini(struct bt_worker_host *host) {
-    struct event *events[] = {host->rpc_event, host->engine_event, host->tick,
-                              host->hold,      host->term,         host->interrupt,
-                              host->hangup};
+    struct event *events[] = {host->rpc_event, host->engine_event, host->tick,  host->hold,
+                              host->term,      host->interrupt,    host->hangup};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);

@@ -70,17 +70,27 @@ class Process:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
+def tls_args(directory, role):
+    """The options that name a role's files in a directory of `baton certs`."""
+    return ["--tls-cert", f"{directory}/{role}.pem", "--tls-key", f"{directory}/{role}-key.pem",
+            "--tls-ca", f"{directory}/ca.pem"]
+
+
 class Cluster:
     """A router, prefill workers and decode workers; a context manager."""
 
     def __init__(self, baton, model, log_dir, prefill=1, decode=1, disaggregate="always", router_args=(),
-                 worker_args=(), prefill_args=(), decode_args=(), env=None):
-        self.baton, self.model, self.log_dir, self.env = baton, model, log_dir, env
+                 worker_args=(), prefill_args=(), decode_args=(), env=None, tls=None):
+        """tls: a directory of `baton certs`; routers and workers then speak TLS."""
+        self.baton, self.model, self.log_dir, self.env, self.tls = baton, model, log_dir, env, tls
         self.worker_args = {"prefill": [*worker_args, *prefill_args], "decode": [*worker_args, *decode_args]}
         self.workers = {}
         self.router = None
         self.n_workers = {"prefill": prefill, "decode": decode}
         self.router_args = ["--disaggregate", disaggregate, *router_args]
+
+    def tls_args(self, role):
+        return tls_args(self.tls, role) if self.tls else []
 
     def __enter__(self):
         try:
@@ -99,7 +109,8 @@ class Cluster:
 
     def start_router(self):
         self.router = Process("router", [self.baton, "router", "--model", self.model, "--port", 0,
-                                         "--registry-listen", "127.0.0.1:0", *self.router_args], self.log_dir, self.env)
+                                         "--registry-listen", "127.0.0.1:0", *self.tls_args("router"),
+                                         *self.router_args], self.log_dir, self.env)
         ready = self.router.wait_ready()
         self.host, port = ready["http"].rsplit(":", 1)
         self.port = int(port)
@@ -108,7 +119,8 @@ class Cluster:
 
     def start_worker(self, role, name, extra=(), model=None):
         self.workers[name] = Process(name, [self.baton, role, "--name", name, "--model", model or self.model,
-                                            "--router", self.registry, *self.worker_args[role], *extra],
+                                            "--router", self.registry, *self.tls_args(role),
+                                            *self.worker_args[role], *extra],
                                      self.log_dir, self.env)
         return self.workers[name]
 

@@ -75,6 +75,13 @@ static void test_link_addresses(void **state) {
             "--insecure");
     refused(bt_decode_command, (char *[]){"x", GOOD, "--link-advertise", "127.0.0.1:0", NULL},
             "link-advertise: \"127.0.0.1:0\" has port 0");
+    refused(bt_decode_command, (char *[]){"x", GOOD, "--tls-cert", "/nonexistent.pem", NULL},
+            "must be given together: tls-key is missing");
+    /* Allowed under TLS: then it is the certificate that is missing. */
+    refused(bt_decode_command,
+            (char *[]){"x", GOOD, "--link-listen", "0.0.0.0:0", "--tls-cert", "/nonexistent.pem",
+                       "--tls-key", "k", "--tls-ca", "c", NULL},
+            "tls-ca \"c\" cannot be opened");
     /* Allowed with --insecure: then it is the model file that is missing. */
     refused(bt_decode_command,
             (char *[]){"x", GOOD, "--link-listen", "0.0.0.0:0", "--insecure", "--model",
