@@ -11,16 +11,19 @@
 #include <unistd.h>
 
 #include "cli/http_client.h"
+#include "cli/no_cache.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
 
-enum { GAPS_MAX = 1 << 16, LINE_BYTES = 1 << 16 };
+enum { GAPS_MAX = 1 << 16, LINE_BYTES = 1 << 16, MAX_TOKENS = 512 };
 
 struct chat {
     struct bt_http_client *client;
     json_t *messages;
     uint32_t max_tokens;
     const char *temperature, *seed; /* numbers as text, checked; NULL: the server's own */
+    const char *api_key;            /* NULL: none */
+    bool no_kv_cache;
     bool color;
     /* The answer under way. */
     double sent_ms, last_ms, first_ms; /* first_ms: after sending, < 0 until it comes */
@@ -28,7 +31,8 @@ struct chat {
     size_t n_gaps;
     char *text;
     size_t text_bytes;
-    json_t *record; /* of the answer that ended; NULL: the server sent none */
+    struct bt_no_cache_answer *answer; /* kept where it is to be computed again, else NULL */
+    json_t *record;                    /* of the answer that ended; NULL: the server sent none */
     bool failed, ended;
 };
 
@@ -48,6 +52,17 @@ static void append(struct chat *chat, const char *text) {
     chat->text_bytes += n;
 }
 
+/* Keeps the ids of an event, and how long they took. */
+static void keep_tokens(struct chat *chat, const json_t *choice, double now) {
+    struct bt_no_cache_answer *answer = chat->answer;
+    json_t *ids = json_object_get(choice, "token_ids");
+    double gap = now - (chat->first_ms < 0 ? chat->sent_ms : chat->last_ms);
+    for (size_t i = 0; i < json_array_size(ids) && answer->n_tokens < BT_NO_CACHE_TOKENS_MAX; i++) {
+        answer->tokens[answer->n_tokens] = (int32_t)json_integer_value(json_array_get(ids, i));
+        answer->gaps_ms[answer->n_tokens++] = i ? 0 : gap;
+    }
+}
+
 static void take_delta(struct chat *chat, json_t *event) {
     json_t *choice = json_array_get(json_object_get(event, "choices"), 0);
     const char *text =
@@ -55,6 +70,8 @@ static void take_delta(struct chat *chat, json_t *event) {
     if (!choice)
         return;
     double now = now_ms();
+    if (chat->answer)
+        keep_tokens(chat, choice, now);
     if (chat->first_ms < 0)
         chat->first_ms = now - chat->sent_ms;
     else if (text && chat->n_gaps < GAPS_MAX)
@@ -154,7 +171,7 @@ static void complete_record(struct chat *chat) {
     if (!id)
         return;
     snprintf(path, sizeof path, "/debug/requests?id=%.64s", id);
-    const struct bt_http_request request = {.path = path};
+    const struct bt_http_request request = {.path = path, .api_key = chat->api_key};
     if (bt_http_client_request(chat->client, &request, on_record, chat, &answer, &err) < 0)
         fprintf(stderr, "chat: %s\n", err.text);
 }
@@ -188,25 +205,46 @@ static void add_message(struct chat *chat, const char *role, const char *content
     }
 }
 
-/* Sends the conversation so far and prints the answer. */
-static bool turn(struct chat *chat, const char *prompt) {
-    chat->failed = chat->ended = false;
-    add_message(chat, "user", prompt);
-    if (chat->failed)
-        return false;
+/* The request's body as text; NULL where memory lacks. */
+static char *make_body(const struct chat *chat) {
     json_t *body = json_pack("{s:O, s:b, s:i}", "messages", chat->messages, "stream", 1,
                              "max_tokens", (int)chat->max_tokens);
+    if (chat->answer)
+        json_object_set_new(body, "return_token_ids", json_true());
     if (chat->temperature)
         json_object_set_new(body, "temperature", json_real(strtod(chat->temperature, NULL)));
     if (chat->seed)
         json_object_set_new(body, "seed", json_integer(strtoll(chat->seed, NULL, 10)));
     char *json = json_dumps(body, JSON_COMPACT);
     json_decref(body);
+    return json;
+}
+
+/* The answer once more, without a cache; before it joins the conversation. */
+static bool show_no_cache(struct chat *chat) {
+    char *messages = json_dumps(chat->messages, JSON_COMPACT);
+    chat->answer->messages = messages;
+    bool good = messages &&
+                bt_no_cache_show(chat->client, chat->api_key, chat->answer, isatty(STDOUT_FILENO));
+    chat->answer->messages = NULL;
+    free(messages);
+    return good;
+}
+
+/* Sends the conversation so far and prints the answer. */
+static bool turn(struct chat *chat, const char *prompt) {
+    chat->failed = chat->ended = false;
+    add_message(chat, "user", prompt);
+    if (chat->failed)
+        return false;
+    char *json = make_body(chat);
     if (!json) {
         fprintf(stderr, "chat: out of memory\n");
         return false;
     }
     chat->text_bytes = chat->n_gaps = 0;
+    if (chat->answer)
+        chat->answer->n_tokens = 0;
     json_decref(chat->record);
     chat->record = NULL;
     chat->first_ms = -1;
@@ -214,7 +252,8 @@ static bool turn(struct chat *chat, const char *prompt) {
     const struct bt_http_request request = {.path = "/v1/chat/completions",
                                             .body = json,
                                             .header_name = "X-Baton-Timings",
-                                            .header_value = "1"};
+                                            .header_value = "1",
+                                            .api_key = chat->api_key};
     struct bt_http_answer answer;
     struct bt_error err;
     bt_status status = bt_http_client_request(chat->client, &request, on_line, chat, &answer, &err);
@@ -225,9 +264,10 @@ static bool turn(struct chat *chat, const char *prompt) {
         json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
         return false;
     }
-    add_message(chat, "assistant", chat->text_bytes ? chat->text : "");
     print_times(chat);
-    return true;
+    bool good = !chat->answer || show_no_cache(chat);
+    add_message(chat, "assistant", chat->text_bytes ? chat->text : "");
+    return good;
 }
 
 static int converse(struct chat *chat) {
@@ -263,6 +303,28 @@ static bt_status check_numbers(const struct chat *chat, struct bt_error *err) {
     return BT_OK;
 }
 
+/* Both ways must take the same tokens: greedily, and few, for each costs a whole prompt. */
+static bt_status check_no_cache(struct chat *chat, struct bt_error *err) {
+    if (!chat->max_tokens)
+        chat->max_tokens = chat->no_kv_cache ? BT_NO_CACHE_TOKENS : MAX_TOKENS;
+    if (!chat->no_kv_cache)
+        return BT_OK;
+    if (chat->temperature && strtod(chat->temperature, NULL) != 0)
+        return bt_fail(err, BT_E_INVALID,
+                       "temperature is %.40s, with --no-kv-cache it must be 0: both ways must take "
+                       "the same tokens",
+                       chat->temperature);
+    if (chat->max_tokens > BT_NO_CACHE_TOKENS_MAX)
+        return bt_fail(
+            err, BT_E_INVALID,
+            "max-tokens is %u, with --no-kv-cache it may be at most %d: each token costs "
+            "the whole text",
+            chat->max_tokens, BT_NO_CACHE_TOKENS_MAX);
+    chat->temperature = "0";
+    chat->answer = calloc(1, sizeof *chat->answer);
+    return chat->answer ? BT_OK : bt_fail(err, BT_E_NO_MEMORY, "out of memory for an answer");
+}
+
 int bt_chat_main(int argc, char **argv) {
     struct chat chat = {.messages = json_array(), .gaps_ms = calloc(GAPS_MAX, sizeof(double))};
     const char *url, *words[1], *system = NULL;
@@ -270,8 +332,8 @@ int bt_chat_main(int argc, char **argv) {
     const struct bt_option options[] = {
         {"url", BT_OPTION_STRING, &url, "http://127.0.0.1:8000", .argument = "URL",
          .help = "The router."},
-        {"max-tokens", BT_OPTION_U32, &chat.max_tokens, "512", 1, 1u << 20, .argument = "N",
-         .help = "Longest answer, in tokens."},
+        {"max-tokens", BT_OPTION_U32, &chat.max_tokens, NULL, 1, 1u << 20, .argument = "N",
+         .help = "Longest answer, in tokens; default: 512, with --no-kv-cache 64."},
         {"temperature", BT_OPTION_STRING, &chat.temperature, .argument = "T",
          .help = "0 always takes the likeliest token; 1 draws as the model says. Default: the "
                  "server's (1)."},
@@ -279,6 +341,13 @@ int bt_chat_main(int argc, char **argv) {
          .help = "The same seed gives the same answer."},
         {"system", BT_OPTION_STRING, &system, .argument = "TEXT",
          .help = "System message of the conversation."},
+        {"no-kv-cache", BT_OPTION_FLAG, &chat.no_kv_cache, "no",
+         .help = "Then shows what the cache saves: computes the answer once more, each token from "
+                 "the whole text so far, and prints both times between tokens. Takes temperature 0 "
+                 "and at most 512 tokens."},
+        {"api-key", BT_OPTION_STRING, &chat.api_key, .argument = "KEY",
+         .help = "Where the router asks for one; better in BATON_API_KEY, where ps does not show "
+                 "it."},
     };
     const struct bt_command command = {
         .name = "chat",
@@ -286,7 +355,8 @@ int bt_chat_main(int argc, char **argv) {
         .summary = "Asks a running cluster and shows the answer with its stage times. Without "
                    "PROMPT it reads one question\n"
                    "per line and keeps the conversation.",
-        .example = "  baton chat \"What is a KV cache?\"",
+        .example = "  baton chat \"What is a KV cache?\"\n"
+                   "  baton chat --no-kv-cache \"What is a KV cache?\"",
         .options = options,
         .n_options = sizeof options / sizeof options[0],
         .words = words,
@@ -298,6 +368,8 @@ int bt_chat_main(int argc, char **argv) {
     int code = status == BT_DONE ? 0 : 2;
     if (status == BT_OK)
         status = check_numbers(&chat, &err);
+    if (status == BT_OK)
+        status = check_no_cache(&chat, &err);
     if (status == BT_OK)
         status = bt_http_client_create(url, &chat.client, &err);
     if (status < 0) {
@@ -312,6 +384,7 @@ int bt_chat_main(int argc, char **argv) {
     json_decref(chat.messages);
     json_decref(chat.record);
     free(chat.gaps_ms);
+    free(chat.answer);
     free(chat.text);
     return code;
 }

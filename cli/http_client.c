@@ -11,7 +11,7 @@
 #include <event2/http_struct.h>
 #include <event2/keyvalq_struct.h>
 
-enum { TIMEOUT_S = 600, LINE_BYTES_MAX = 16 << 20 };
+enum { TIMEOUT_S = 600, KEY_BYTES_MAX = 512, LINE_BYTES_MAX = 16 << 20 };
 
 struct bt_http_client {
     struct event_base *base;
@@ -123,6 +123,12 @@ static void on_error(enum evhttp_request_error error, void *arg) {
 
 static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *connection,
                                const struct bt_http_request *asked, struct bt_error *err) {
+    char bearer[KEY_BYTES_MAX + 8];
+    if (asked->api_key &&
+        (strlen(asked->api_key) > KEY_BYTES_MAX || strpbrk(asked->api_key, "\r\n")))
+        return bt_fail(err, BT_E_INVALID,
+                       "api-key has %zu bytes, it may have at most %d, and no line end",
+                       strlen(asked->api_key), KEY_BYTES_MAX);
     struct evhttp_request *request = evhttp_request_new(on_done, x);
     if (!request)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP request");
@@ -134,6 +140,8 @@ static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *con
     evhttp_add_header(headers, "Connection", "close");
     if (asked->header_name)
         evhttp_add_header(headers, asked->header_name, asked->header_value);
+    if (asked->api_key && snprintf(bearer, sizeof bearer, "Bearer %s", asked->api_key) > 0)
+        evhttp_add_header(headers, "Authorization", bearer);
     if (asked->body) {
         evhttp_add_header(headers, "Content-Type", "application/json");
         evbuffer_add(evhttp_request_get_output_buffer(request), asked->body, strlen(asked->body));
@@ -166,7 +174,8 @@ bt_status bt_http_client_request(struct bt_http_client *client,
         evhttp_connection_base_new(client->base, NULL, client->host, (unsigned short)client->port);
     bt_status status;
     if (x.rest && connection) {
-        evhttp_connection_set_timeout(connection, TIMEOUT_S);
+        evhttp_connection_set_timeout(connection,
+                                      request->timeout_s ? request->timeout_s : TIMEOUT_S);
         status = send_and_wait(&x, connection, request, err);
     } else {
         status = bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP connection");

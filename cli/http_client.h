@@ -29,6 +29,8 @@ struct bt_http_request {
     const char *path;
     const char *body;                       /* NULL: GET, else POST of JSON */
     const char *header_name, *header_value; /* one more header; NULL: none */
+    const char *api_key;                    /* sent as a bearer token; NULL: none */
+    int timeout_s;                          /* for the next byte to come; 0: ten minutes */
 };
 
 /* BT_OK once an answer has ended in order, whatever its code; BT_E_PEER_GONE where it was cut or
