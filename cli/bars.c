@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+
 bool bt_bar_unicode(void) {
     locale_t locale = newlocale(LC_CTYPE_MASK, "", (locale_t)0);
     if (!locale)
@@ -70,13 +72,27 @@ const char *bt_bar_parts(char out[BT_BAR_BYTES], const double *shares, unsigned 
     return out;
 }
 
-const char *bt_size_text(double bytes, char out[32]) {
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+static size_t unit_of(double *bytes) {
     size_t u = 0;
-    while (bytes >= 1000 && u + 1 < sizeof units / sizeof units[0]) {
-        bytes /= 1000;
+    while (*bytes >= 1000 && u + 1 < sizeof units / sizeof units[0]) {
+        *bytes /= 1000;
         u++;
     }
+    return u;
+}
+
+const char *bt_size_text(double bytes, char out[32]) {
+    size_t u = unit_of(&bytes);
     snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", bytes, units[u]);
+    return out;
+}
+
+const char *bt_size_text3(double bytes, char out[32]) {
+    size_t u = unit_of(&bytes);
+    snprintf(out, 32, "%.*f %s",
+             !u || bytes >= 99.95 ? 0
+             : bytes >= 9.995     ? 1
+                                  : 2,
+             bytes, units[u]);
     return out;
 }

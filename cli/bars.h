@@ -18,5 +18,6 @@ const char *bt_bar(char out[BT_BAR_BYTES], double share, unsigned cells, bool pa
 const char *bt_bar_parts(char out[BT_BAR_BYTES], const double *shares, unsigned n_shares,
                          unsigned cells, bool unicode);
 
-/* "1.2 GB" and the like, decimal. */
+/* "1.2 GB" and the like, decimal; the second with three digits, "1.24 GB". */
 const char *bt_size_text(double bytes, char out[32]);
+const char *bt_size_text3(double bytes, char out[32]);

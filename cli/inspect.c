@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/bars.h"
+#include "cli/kv_growth.h"
 #include "common/base/config.h"
 #include "common/base/gguf.h"
 
@@ -25,19 +27,6 @@ struct totals {
         uint64_t n, bytes;
     } types[TYPES_MAX];
 };
-
-/* "1.2 GB" and the like; decimal, as file sizes are given. */
-static const char *size_text(uint64_t bytes, char out[32]) {
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
-    double value = (double)bytes;
-    size_t u = 0;
-    while (value >= 1000 && u + 1 < sizeof units / sizeof units[0]) {
-        value /= 1000;
-        u++;
-    }
-    snprintf(out, 32, u ? "%.1f %s" : "%.0f %s", value, units[u]);
-    return out;
-}
 
 static const char *count_text(uint64_t n, char out[32]) {
     if (n >= 1000000000)
@@ -161,7 +150,7 @@ static void print_shape(const struct bt_gguf *gguf, const struct shape *shape) {
         printf("\n");
     }
     printf("  %-22s%s\n", "architecture", shape->architecture);
-    printf("  %-22s%s\n", "file", size_text(bt_gguf_file_bytes(gguf), text));
+    printf("  %-22s%s\n", "file", bt_size_text((double)bt_gguf_file_bytes(gguf), text));
     print_number("layers", shape->layers, "");
     print_number("width", shape->width, "");
     print_number("feed-forward width", shape->feed_forward, "");
@@ -178,13 +167,14 @@ static void print_shape(const struct bt_gguf *gguf, const struct shape *shape) {
 static void print_weights(const struct totals *totals) {
     char text[32], parameters[32];
     printf("\nWeights\n  %-22s%s\n", "parameters", count_text(totals->parameters, parameters));
-    printf("  %-22s%s, %.2f bits per parameter\n", "size", size_text(totals->bytes, text),
+    printf("  %-22s%s, %.2f bits per parameter\n", "size",
+           bt_size_text((double)totals->bytes, text),
            totals->parameters ? 8.0 * (double)totals->bytes / (double)totals->parameters : 0);
     for (uint32_t type = 0; type < TYPES_MAX; type++) {
         const char *name = bt_gguf_tensor_type_name(type);
         if (totals->types[type].n)
             printf("    %-20s%" PRIu64 " tensors, %s\n", name ? name : "?", totals->types[type].n,
-                   size_text(totals->types[type].bytes, text));
+                   bt_size_text((double)totals->types[type].bytes, text));
     }
 }
 
@@ -195,7 +185,7 @@ static void print_costs(const struct shape *shape, const struct totals *totals) 
         uint64_t element_bytes;
     } profiles[] = {{"fast", 2}, {"bf16", 2}, {"exact", 4}};
     printf("\nCosts\n  %-22s%s per token of one sequence, once for a whole batch\n", "weights read",
-           size_text(totals->read_bytes, text));
+           bt_size_text((double)totals->read_bytes, text));
     uint64_t values = shape->layers * shape->kv_heads * (shape->head_dim_k + shape->head_dim_v);
     if (!values) {
         printf("  %-22s%s\n", "KV cache", "the file does not say its heads");
@@ -206,51 +196,104 @@ static void print_costs(const struct shape *shape, const struct totals *totals) 
         char label[32];
         snprintf(label, sizeof label, "KV cache, %s", profiles[i].name);
         printf("  %-22s%" PRIu64 " bytes per token, %s at %d tokens\n", label, bytes,
-               size_text(bytes * CONTEXT_SHOWN, at_context), CONTEXT_SHOWN);
+               bt_size_text((double)bytes * CONTEXT_SHOWN, at_context), CONTEXT_SHOWN);
     }
     if (shape->window)
         printf("  %-22s%s\n", "", "layers with a sliding window need less than that");
 }
 
+/* The cache's growth, where the file says its heads. */
+static void print_growth(const struct shape *shape, uint64_t memory_bytes) {
+    if (!shape->layers || !shape->kv_heads || !shape->head_dim_k || !shape->head_dim_v)
+        return;
+    const struct bt_kv_growth growth = {
+        .shape = {.layers = shape->layers,
+                  .kv_heads = shape->kv_heads,
+                  .head_dim_k = shape->head_dim_k,
+                  .head_dim_v = shape->head_dim_v,
+                  .heads = shape->heads,
+                  .context = shape->context},
+        .types = {{"bf16", 2}, {"f32", 4}},
+        .n_types = 2,
+        .memory_bytes = memory_bytes,
+    };
+    bt_kv_growth_print(&growth);
+}
+
+static bt_status inspect_file(const char *path, uint64_t memory_bytes, struct bt_error *err) {
+    struct bt_gguf *gguf = NULL;
+    struct shape shape = {0};
+    struct totals totals = {0};
+    BT_TRY(bt_gguf_open(path, &gguf, err)); /* its sentences have the path */
+    bt_status status = read_shape(gguf, &shape, err);
+    if (status == BT_OK) {
+        printf("%s\n", path);
+        add_up(gguf, &shape, &totals);
+        print_shape(gguf, &shape);
+        print_weights(&totals);
+        print_costs(&shape, &totals);
+        print_growth(&shape, memory_bytes);
+    } else {
+        struct bt_error why = *err;
+        bt_fail(err, status, "%.100s: %.150s", path, why.text);
+    }
+    bt_gguf_close(gguf);
+    return status;
+}
+
+static bt_status inspect_shape(const char *text, uint64_t memory_bytes, struct bt_error *err) {
+    struct bt_kv_growth growth = {.n_types = 1, .memory_bytes = memory_bytes};
+    static const char *const names[] = {[1] = "8 bit", [2] = "16 bit", [4] = "32 bit"};
+    uint64_t bytes = 0;
+    BT_TRY(bt_kv_shape_parse(text, &growth.shape, &bytes, err));
+    growth.types[0].name = bytes < 5 && names[bytes] ? names[bytes] : "size";
+    growth.types[0].bytes = bytes;
+    bt_kv_growth_print(&growth);
+    return BT_OK;
+}
+
 int bt_inspect_main(int argc, char **argv) {
-    const char *words[1];
+    const char *words[1], *shape = NULL;
+    uint64_t memory_bytes = 0;
     size_t n_words = 0;
+    const struct bt_option options[] = {
+        {"shape", BT_OPTION_STRING, &shape, .argument = "SHAPE",
+         .help = "No file, but a shape: layers=L,heads=H,kv-heads=K,head-dim=D,bytes=B,context=N. "
+                 "bytes: of one value in the cache (2); heads and context may be left out."},
+        {"memory", BT_OPTION_BYTES, &memory_bytes, NULL, 1, UINT64_MAX / 2, .argument = "BYTES",
+         .help = "Also say how many sequences have room in so much KV cache (16g)."},
+    };
     const struct bt_command command = {
         .name = "inspect",
-        .usage = "baton inspect FILE",
-        .summary = "Shows what a model file is and what it costs to run: sizes, KV cache per "
-                   "token, weights read per token.\n"
-                   "Reads the file's header only.",
-        .example = "  baton inspect model.gguf",
+        .usage = "baton inspect FILE | baton inspect --shape SHAPE",
+        .summary =
+            "Shows what a model file is and what it costs to run: sizes, weights read per token, "
+            "KV cache per token\n"
+            "and its growth with the text. Reads the file's header only.\n\n"
+            "The KV cache holds a K and a V of each layer and KV head for each token so far. It "
+            "grows in proportion\n"
+            "to the text, all of it is read for each new token, and it is what a prefill worker "
+            "sends to a decode worker.",
+        .example = "  baton inspect --memory 16g model.gguf\n"
+                   "  baton inspect --shape layers=40,heads=40,kv-heads=40,head-dim=128,bytes=2",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0],
         .words = words,
         .n_words_max = 1,
         .n_words = &n_words,
     };
     struct bt_error err;
-    struct bt_gguf *gguf = NULL;
-    struct shape shape = {0};
-    struct totals totals = {0};
     bt_status status = bt_config_parse(&command, argc, argv, &err);
     if (status == BT_DONE)
         return 0;
-    if (status == BT_OK && !n_words)
+    if (status == BT_OK && !n_words == !shape)
         status = bt_fail(&err, BT_E_INVALID,
-                         "no file given; \"baton inspect --help\" shows the "
-                         "usage");
+                         shape ? "both a file and --shape are given; it takes one of them"
+                               : "no file given; \"baton inspect --help\" shows the usage");
     if (status == BT_OK)
-        status = bt_gguf_open(words[0], &gguf, &err);
-    if (status == BT_OK)
-        status = read_shape(gguf, &shape, &err);
-    if (status == BT_OK) {
-        printf("%s\n", words[0]);
-        add_up(gguf, &shape, &totals);
-        print_shape(gguf, &shape);
-        print_weights(&totals);
-        print_costs(&shape, &totals);
-    } else {
-        fprintf(stderr, "baton inspect: %s%s%s\n", gguf ? words[0] : "", gguf ? ": " : "",
-                err.text);
-    }
-    bt_gguf_close(gguf);
+        status = shape ? inspect_shape(shape, memory_bytes, &err)
+                       : inspect_file(words[0], memory_bytes, &err);
+    if (status < 0)
+        fprintf(stderr, "baton inspect: %s\n", err.text);
     return status == BT_OK ? 0 : EXIT_REFUSED;
 }
