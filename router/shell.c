@@ -267,8 +267,8 @@ static bt_status create_events(struct bt_shell *shell, struct bt_error *err) {
         event_config_free(config);
     if (!shell->base)
         return bt_fail(err, BT_E_NO_MEMORY, "cannot make an event loop");
-    bt_sse_set_init(&shell->sse, (uint64_t)shell->options->client_stuck_ms * 1000, on_touched,
-                    shell);
+    bt_sse_set_init(&shell->sse, (uint64_t)shell->options->client_stuck_ms * 1000,
+                    shell->options->sse_keepalive_s * UINT64_C(1000000), on_touched, shell);
     shell->flush_event = evtimer_new(shell->base, on_flush, shell);
     shell->tick_event = evtimer_new(shell->base, on_tick, shell);
     shell->term_event = evsignal_new(shell->base, SIGTERM, on_signal, shell);

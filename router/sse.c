@@ -4,9 +4,10 @@
 /* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
 enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
 
-void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, void (*on_touched)(void *arg),
-                     void *arg) {
-    *set = (struct bt_sse_set){.stuck_us = stuck_us, .on_touched = on_touched, .arg = arg};
+void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, uint64_t keepalive_us,
+                     void (*on_touched)(void *arg), void *arg) {
+    *set = (struct bt_sse_set){
+        .stuck_us = stuck_us, .keepalive_us = keepalive_us, .on_touched = on_touched, .arg = arg};
 }
 
 void bt_sse_set_fini(struct bt_sse_set *set) {
@@ -41,6 +42,33 @@ static void touch(struct bt_sse *sse) {
     sse->next_touched = set->touched;
     set->touched = sse;
 }
+
+/* ---- waiting for the first event ---- */
+
+static void wait_on(struct bt_sse *sse) {
+    struct bt_sse_set *set = sse->set;
+    if (!set->keepalive_us)
+        return;
+    sse->is_waiting = true;
+    sse->comment_due_us = set->now_us + set->keepalive_us;
+    sse->next_waiting = NULL;
+    sse->previous_waiting = set->last_waiting;
+    *(set->last_waiting ? &set->last_waiting->next_waiting : &set->waiting) = sse;
+    set->last_waiting = sse;
+}
+
+static void stop_waiting(struct bt_sse *sse) {
+    struct bt_sse_set *set = sse->set;
+    if (!sse->is_waiting)
+        return;
+    sse->is_waiting = false;
+    *(sse->previous_waiting ? &sse->previous_waiting->next_waiting : &set->waiting) =
+        sse->next_waiting;
+    *(sse->next_waiting ? &sse->next_waiting->previous_waiting : &set->last_waiting) =
+        sse->previous_waiting;
+}
+
+/* ---- framing ---- */
 
 static void start(struct bt_sse *sse) {
     sse->started = true;
@@ -98,6 +126,7 @@ static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
     struct bt_sse *sse = of(sink);
     if (!sse->call)
         return;
+    stop_waiting(sse);
     open_chunk(sse);
     bt_openai_write_chunk(&sse->out, sse->answer, given);
     if (sse->chunk_open && sse->out.n_bytes - sse->chunk_at > CHUNK_BYTES_MAX / 2)
@@ -124,6 +153,7 @@ static void end(struct bt_request_sink *sink, const struct bt_sink_end *given) {
     struct bt_sse *sse = of(sink);
     if (!sse->call)
         return;
+    stop_waiting(sse);
     touch(sse);
     sse->ending = true;
     if (given->status == BT_OK) {
@@ -165,6 +195,7 @@ void bt_sse_init(struct bt_sse *sse, struct bt_sse_set *set, struct bt_http_call
                            .answer = answer,
                            .on_event = on_event,
                            .chunked = bt_http_call_is_chunked(call)};
+    wait_on(sse);
 }
 
 /* ---- writing ---- */
@@ -187,6 +218,7 @@ static void unblock(struct bt_sse *sse) {
 void bt_sse_fini(struct bt_sse *sse) {
     if (!sse->set)
         return;
+    stop_waiting(sse);
     unblock(sse);
     if (sse->is_touched) {
         struct bt_sse **at = &sse->set->touched;
@@ -202,6 +234,7 @@ void bt_sse_fini(struct bt_sse *sse) {
 /* The connection is lost or given up. */
 static void give_up(struct bt_sse *sse, enum bt_sse_event event) {
     struct bt_http_call *call = sse->call;
+    stop_waiting(sse);
     unblock(sse);
     sse->call = NULL;
     put_buffer(sse);
@@ -292,6 +325,7 @@ static void write_out(struct bt_sse *sse, uint64_t now_us) {
 }
 
 void bt_sse_flush(struct bt_sse_set *set, uint64_t now_us) {
+    set->now_us = now_us;
     while (set->touched) {
         struct bt_sse *sse = set->touched;
         set->touched = sse->next_touched;
@@ -307,7 +341,21 @@ void bt_sse_flush(struct bt_sse_set *set, uint64_t now_us) {
     }
 }
 
+static void send_comments(struct bt_sse_set *set) {
+    while (set->waiting && set->now_us >= set->waiting->comment_due_us) {
+        struct bt_sse *sse = set->waiting;
+        stop_waiting(sse);
+        if (!sse->call)
+            continue; /* its client is gone, and its end on the way */
+        open_chunk(sse);
+        bt_text_buffer_add_literal(&sse->out, ": keep-alive\n\n");
+        wait_on(sse);
+    }
+}
+
 void bt_sse_sweep(struct bt_sse_set *set, uint64_t now_us) {
+    set->now_us = now_us;
+    send_comments(set);
     for (struct bt_sse *sse = set->blocked, *next; sse; sse = next) {
         next = sse->next_blocked;
         if (now_us - sse->blocked_us < set->stuck_us)

@@ -28,8 +28,11 @@ enum bt_sse_event {
 /* All streams of one loop. */
 struct bt_sse_set {
     uint64_t stuck_us;
-    struct bt_sse *touched; /* to be written at the end of the turn */
-    struct bt_sse *blocked; /* their socket took no more */
+    uint64_t keepalive_us; /* a stream that waits for its first event sends a comment; 0: never */
+    uint64_t now_us;       /* of the last look at the clock */
+    struct bt_sse *waiting, *last_waiting; /* for their first event, the next to be due first */
+    struct bt_sse *touched;                /* to be written at the end of the turn */
+    struct bt_sse *blocked;                /* their socket took no more */
     struct bt_text_buffer pool[BT_SSE_POOL];
     size_t n_pooled, n_blocked;
     uint64_t n_sends, n_bytes, n_stuck;
@@ -38,12 +41,14 @@ struct bt_sse_set {
     void *arg;
 };
 
-void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, void (*on_touched)(void *arg),
-                     void *arg);
+void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, uint64_t keepalive_us,
+                     void (*on_touched)(void *arg), void *arg);
 void bt_sse_set_fini(struct bt_sse_set *set); /* every stream has ended */
 /* Writes what the turn brought. */
 void bt_sse_flush(struct bt_sse_set *set, uint64_t now_us);
-/* Cuts streams whose client has not read for too long. */
+/* Cuts streams whose client has not read for too long; sends comments for those that wait, so that
+ * nobody between takes the connection for dead. After such a comment the head is out: a failure is
+ * an event then. */
 void bt_sse_sweep(struct bt_sse_set *set, uint64_t now_us);
 
 struct bt_sse {
@@ -61,7 +66,10 @@ struct bt_sse {
     bool ending;     /* the last byte is in out */
     bool cut_at_end; /* the answer failed in its middle: no last chunk, the connection is closed */
     bool replied;    /* it failed before its first byte: an error answer took its place */
-    uint64_t blocked_us; /* since when, or since the last progress */
+    uint64_t blocked_us;     /* since when, or since the last progress */
+    uint64_t comment_due_us; /* while it waits */
+    bool is_waiting;
+    struct bt_sse *next_waiting, *previous_waiting;
     struct bt_sse *next_touched, *next_blocked, *previous_blocked;
 };
 
