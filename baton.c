@@ -9,6 +9,7 @@
 #include "cli/certs.h"
 #include "cli/chat.h"
 #include "cli/inspect.h"
+#include "cli/keys.h"
 #include "cli/roles.h"
 #include "cli/up.h"
 
@@ -25,6 +26,7 @@ static const struct command commands[] = {
     {"decode", "a worker that takes the KV cache and decodes tokens", bt_decode_command},
     {"bench", "load on a server: latencies, goodput, a picture", bt_bench_main},
     {"certs", "makes certificates for routers, workers and the public doors", bt_certs_main},
+    {"keys", "makes API keys for --api-key-file", bt_keys_main},
     {"inspect", "what a model file is and what it costs to run", bt_inspect_main},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -233,6 +233,10 @@ size_t bt_api_keys_count(const struct bt_api_keys *keys) {
     return keys->n_keys;
 }
 
+const char *bt_api_keys_salt(const struct bt_api_keys *keys) {
+    return keys->salts[keys->n_salts - 1];
+}
+
 /* ---- a client ---- */
 
 /* The key that was shown, or NULL. */

@@ -48,6 +48,8 @@ bt_status bt_api_keys_parse(const char *path, const char *text, size_t n_bytes,
 bt_status bt_api_keys_reload(struct bt_api_keys *keys, struct bt_error *err);
 void bt_api_keys_close(struct bt_api_keys *keys); /* NULL is accepted */
 size_t bt_api_keys_count(const struct bt_api_keys *keys);
+/* A salt that is in use, for a further key: a new one would cost each request one hash more. */
+const char *bt_api_keys_salt(const struct bt_api_keys *keys);
 
 /* BT_OK, and the key's name in `name` ("" where no key of the file was shown), or
  * BT_E_UNAUTHENTICATED or BT_E_FORBIDDEN with a sentence for the client. keys = NULL: no file was

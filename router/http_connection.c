@@ -64,8 +64,9 @@ static bool append(struct bt_http_connection *c, struct bt_text_buffer *buffer, 
 
 /* BT_OK with at least one byte, BT_AGAIN, BT_DONE at the end, BT_E_PEER_GONE. */
 static bt_status read_some(struct bt_http_connection *c, char *to, size_t n_max, size_t *n) {
+    struct bt_error err;
     if (c->tls) {
-        bt_status status = bt_tls_read(c->tls, to, n_max, n, NULL);
+        bt_status status = bt_tls_read(c->tls, to, n_max, n, &err);
         return status < 0 ? BT_E_PEER_GONE : status;
     }
     ssize_t got;
@@ -82,8 +83,9 @@ static bt_status read_some(struct bt_http_connection *c, char *to, size_t n_max,
 
 bt_status bt_http_connection_write(struct bt_http_connection *c, const char *bytes, size_t n_bytes,
                                    size_t *n) {
+    struct bt_error err;
     if (c->tls) {
-        bt_status status = bt_tls_write(c->tls, bytes, n_bytes, n, NULL);
+        bt_status status = bt_tls_write(c->tls, bytes, n_bytes, n, &err);
         return status < 0 ? BT_E_PEER_GONE : status;
     }
     ssize_t sent;

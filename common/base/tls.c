@@ -245,6 +245,7 @@ bt_status bt_tls_create(const struct bt_tls_config *config, struct bt_tls **out,
     }
     bt_status status;
     tls->config.role = config->role;
+    tls->config.takes_1_2 = config->takes_1_2;
     atomic_store(&tls->n_owners, 1);
     if (!copy_string(config->cert, &tls->config.cert) ||
         !copy_string(config->key, &tls->config.key) || !copy_string(config->ca, &tls->config.ca) ||

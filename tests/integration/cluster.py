@@ -80,12 +80,14 @@ class Cluster:
     """A router, prefill workers and decode workers; a context manager."""
 
     def __init__(self, baton, model, log_dir, prefill=1, decode=1, disaggregate="always", router_args=(),
-                 worker_args=(), prefill_args=(), decode_args=(), env=None, tls=None):
-        """tls: a directory of `baton certs`; routers and workers then speak TLS."""
+                 worker_args=(), prefill_args=(), decode_args=(), env=None, tls=None, https=None):
+        """tls: a directory of `baton certs`; routers and workers then speak TLS. https: the SSLContext of clients where
+        router_args make the router speak HTTPS."""
         self.baton, self.model, self.log_dir, self.env, self.tls = baton, model, log_dir, env, tls
         self.worker_args = {"prefill": [*worker_args, *prefill_args], "decode": [*worker_args, *decode_args]}
         self.workers = {}
         self.router = None
+        self.https = https
         self.n_workers = {"prefill": prefill, "decode": decode}
         self.router_args = ["--disaggregate", disaggregate, *router_args]
 
@@ -115,7 +117,7 @@ class Cluster:
         self.host, port = ready["http"].rsplit(":", 1)
         self.port = int(port)
         self.registry, self.grpc = ready["registry"], ready["grpc"]
-        self.url = f"http://{self.host}:{self.port}"
+        self.url = f"{'https' if self.https else 'http'}://{self.host}:{self.port}"
 
     def start_worker(self, role, name, extra=(), model=None):
         self.workers[name] = Process(name, [self.baton, role, "--name", name, "--model", model or self.model,
@@ -140,9 +142,14 @@ class Cluster:
     def processes(self):
         return [p for p in [self.router, *self.workers.values()] if p]
 
+    def http(self, timeout=120):
+        if self.https:
+            return http.client.HTTPSConnection(self.host, self.port, timeout=timeout, context=self.https)
+        return http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+
     def request(self, method, path, body=None, headers=None, timeout=120):
         """(status, headers, bytes) of one exchange on a connection of its own."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout)
+        connection = self.http(timeout)
         try:
             data = json.dumps(body).encode() if body is not None else None
             connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})

@@ -1,6 +1,5 @@
 """A router with a worker that costs nothing behind it (tests/bench/mock_worker): what tests of the HTTP front stand on."""
 import contextlib
-import http.client
 import json
 import socket
 
@@ -8,8 +7,8 @@ from cluster import Cluster, Process
 
 
 @contextlib.contextmanager
-def front(baton, model, logs, mock_args=("--by-index",), router_args=(), ready=True):
-    with Cluster(baton, model, logs, prefill=0, decode=0, router_args=router_args) as cluster:
+def front(baton, model, logs, mock_args=("--by-index",), router_args=(), ready=True, https=None):
+    with Cluster(baton, model, logs, prefill=0, decode=0, router_args=router_args, https=https) as cluster:
         cluster.mock = None
         if mock_args is not None:
             start_mock(cluster, *mock_args)
@@ -26,8 +25,9 @@ def start_mock(cluster, *args):
     cluster.mock.wait_ready()
 
 
-def connect(cluster, timeout=30):
-    return socket.create_connection((cluster.host, cluster.port), timeout=timeout)
+def connect(cluster, timeout=30, plain=False):
+    sock = socket.create_connection((cluster.host, cluster.port), timeout=timeout)
+    return cluster.https.wrap_socket(sock, server_hostname="localhost") if cluster.https and not plain else sock
 
 
 def post(body, path="/v1/completions", version="1.1", extra=b""):
@@ -60,7 +60,7 @@ def read_until(sock, mark, data=b"", timeout=30):
 
 def events(cluster, body, path="/v1/completions", headers=None):
     """The parsed events of a stream that ends in order."""
-    connection = http.client.HTTPConnection(cluster.host, cluster.port, timeout=60)
+    connection = cluster.http(timeout=60)
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
     answer = connection.getresponse()
     data = answer.read()

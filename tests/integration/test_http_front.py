@@ -214,7 +214,7 @@ def test_nothing_is_left_of_cut_streams(baton, tiny, logs, sanitized, long):
     with front(baton, tiny, logs, ["--by-index", "--interval-us", 2000]) as cluster:
         def one():
             sock = connect(cluster)
-            sock.sendall(post(stream_body(40)))
+            sock.sendall(post(stream_body(40), extra=b"Connection: close\r\n"))
             left = rng.randrange(12000)
             while left > 0 and rng.random() < 0.8:
                 chunk = sock.recv(min(left, 2048))
