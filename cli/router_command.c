@@ -6,7 +6,7 @@
 #include "router/core.h"
 #include "router/router_main.h"
 
-enum { OPTIONS = 40 };
+enum { OPTIONS = 42 };
 
 /* Answers how many rows it wrote. */
 static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
@@ -86,6 +86,12 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
         {"log-level", BT_OPTION_CHOICE, &o->log_level, "info",
          .choices = {"error", "warn", "info", "debug"}, .argument = "LEVEL",
          .help = "What is logged."},
+        {"log-format", BT_OPTION_CHOICE, &o->log_format, "auto",
+         .choices = {"auto", "text", "json"}, .argument = "FORMAT",
+         .help = "Lines for people or JSON objects; auto: text on a terminal, else JSON."},
+        {"log-requests", BT_OPTION_FLAG, &o->log_requests, "yes",
+         .help = "A line for each request at its end: its stages and its verdict, no text of it; "
+                 "--log-requests=no for none."},
         {"die-with-parent", BT_OPTION_FLAG, &o->die_with_parent, "no",
          .help = "End when the process that started this one ends."},
     };

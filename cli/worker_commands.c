@@ -16,13 +16,13 @@
 #include "decode_worker/decode_worker.h"
 #include "prefill_worker/prefill_worker.h"
 
-enum { OPTIONS = 24, EXIT_REFUSED = 2 };
+enum { OPTIONS = 25, EXIT_REFUSED = 2 };
 
 /* The command line as it was read; `options` is made from it. */
 struct command_line {
     struct bt_worker_options options;
     struct bt_option_list routers;
-    uint32_t precision, kv_tokens, log_level;
+    uint32_t precision, kv_tokens, log_level, log_format;
     bool die_with_parent;
     char name[BT_NAME_BYTES];
 };
@@ -64,6 +64,9 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"log-level", BT_OPTION_CHOICE, &c->log_level, "info",
          .choices = {"error", "warn", "info", "debug"}, .argument = "LEVEL",
          .help = "What is logged."},
+        {"log-format", BT_OPTION_CHOICE, &c->log_format, "auto",
+         .choices = {"auto", "text", "json"}, .argument = "FORMAT",
+         .help = "Lines for people or JSON objects; auto: text on a terminal, else JSON."},
         {"die-with-parent", BT_OPTION_FLAG, &c->die_with_parent, "no",
          .help = "End when the process that started this one ends."},
         {"link-listen", BT_OPTION_STRING, &o->link_listen, "127.0.0.1:0", .argument = "HOST:PORT",
@@ -205,6 +208,7 @@ static int run(struct command_line *c, const struct bt_command *command, bool de
         return EXIT_REFUSED;
     }
     bt_log_set_level((enum bt_log_level)c->log_level);
+    bt_log_set_format((enum bt_log_format)c->log_format);
     if (c->die_with_parent && !die_with_parent())
         return 0;
     return decode ? bt_decode_worker_run(&c->options) : bt_prefill_worker_run(&c->options);

@@ -158,7 +158,8 @@ uint64_t bt_completion_id(const struct bt_completion *c) {
 void bt_completion_emit(struct bt_choice *choice, const struct bt_router_action *action) {
     struct bt_shell *shell = choice->completion->shell;
     uint64_t since = choice->last_us ? choice->last_us : choice->arrived_us;
-    bt_histogram_record(choice->last_us ? &shell->itl : &shell->ttft, shell->now_us - since);
+    bt_histogram_record(choice->last_us ? &shell->times.itl : &shell->times.ttft,
+                        shell->now_us - since);
     bt_stats_window_token(&shell->stats.window, shell->now_us,
                           choice->last_us ? BT_STATS_ITL : BT_STATS_TTFT, shell->now_us - since);
     choice->last_us = shell->now_us;

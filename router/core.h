@@ -158,7 +158,7 @@ struct bt_router_counters {
     uint64_t poisoned;
     uint64_t placed[BT_PLACEMENT_COUNT];
     uint64_t tokens_duplicate, tokens_stale, tokens_held; /* what the output fence did */
-    uint64_t joins, joins_refused, deaths, suspects, stalls;
+    uint64_t joins, joins_refused, deaths, leaves, suspects, stalls;
     uint64_t pgone_asked, pgone_live;
     uint64_t incomplete; /* D was done or far ahead and a token is missing: only a fault of ours or
                             a worker that lies can do it */

@@ -48,9 +48,14 @@ static void close_slot(struct bt_router_core *core, uint32_t slot, const char *r
 
 static void die(struct bt_router_core *core, uint32_t i, enum bt_worker_event event) {
     struct bt_worker *worker = get(core, i);
+    /* It had said that it drains, nothing of ours was there, and it ended its stream. */
+    bool left = event == BT_WORKER_LOST && worker->state == BT_WORKER_DETACHED &&
+                worker->status.draining && !worker->n_requests;
     const char *reason = bt_core_actions_reason(
-        &core->actions, "%s worker %s is dead: %s", role_name(worker->role), worker->name,
-        event == BT_WORKER_REPLACED           ? "its name attached again as another process"
+        &core->actions, "%s worker %s %s: %s", role_name(worker->role), worker->name,
+        left ? "has left" : "is dead",
+        left                                  ? "it was drained"
+        : event == BT_WORKER_REPLACED         ? "its name attached again as another process"
         : worker->state == BT_WORKER_DETACHED ? "its stream ended and it did not come back"
                                               : "it was silent too long");
     int32_t slot = worker->slot;
@@ -64,7 +69,7 @@ static void die(struct bt_router_core *core, uint32_t i, enum bt_worker_event ev
     bt_prefix_table_forget(&core->prefix, i);
     worker->n_seen = 0;
     core->workers.peers_changed |= worker->role == BT_ROLE_DECODE;
-    core->counters.deaths++;
+    ++*(left ? &core->counters.leaves : &core->counters.deaths);
     core->n_dead++;
 }
 

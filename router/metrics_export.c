@@ -149,6 +149,8 @@ static void write_table(struct evbuffer *out, const struct bt_router_counters *c
         {"baton_worker_joins_refused_total", "Workers refused at join.", BT_METRIC_COUNTER,
          c->joins_refused},
         {"baton_worker_deaths_total", "Workers found dead.", BT_METRIC_COUNTER, c->deaths},
+        {"baton_worker_leaves_total", "Workers that left after their drain.", BT_METRIC_COUNTER,
+         c->leaves},
         {"baton_worker_suspects_total", "Workers found silent.", BT_METRIC_COUNTER, c->suspects},
         {"baton_loop_stalls_total", "Times this router's own loop stood still.", BT_METRIC_COUNTER,
          c->stalls},
@@ -228,15 +230,6 @@ static void write_reasons(struct evbuffer *out, const struct bt_router_counters 
     }
 }
 
-static void write_latencies(struct evbuffer *out, const struct bt_shell *shell) {
-    bt_metrics_family(out, "baton_time_to_first_token_seconds", BT_METRIC_HISTOGRAM,
-                      "From a request's arrival to its first token on the way to the client.");
-    bt_metrics_histogram(out, "baton_time_to_first_token_seconds", NULL, 0, &shell->ttft);
-    bt_metrics_family(out, "baton_inter_token_latency_seconds", BT_METRIC_HISTOGRAM,
-                      "Between two tokens on the way to the client.");
-    bt_metrics_histogram(out, "baton_inter_token_latency_seconds", NULL, 0, &shell->itl);
-}
-
 void bt_metrics_on_page(void *arg, struct bt_http_call *call) {
     struct bt_shell *shell = arg;
     struct views views;
@@ -247,7 +240,7 @@ void bt_metrics_on_page(void *arg, struct bt_http_call *call) {
         const struct bt_router_counters *counters = bt_router_core_counters(shell->core);
         write_table(out, counters, shell);
         write_reasons(out, counters);
-        write_latencies(out, shell);
+        bt_request_times_write(out, &shell->times);
         write_workers(out, &views);
     }
     size_t n = out ? evbuffer_get_length(out) : 0;

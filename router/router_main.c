@@ -35,13 +35,14 @@ int bt_router_run(const struct bt_router_options *options) {
     struct bt_error err;
     bt_log_set_role(options->name);
     bt_log_set_level((enum bt_log_level)options->log_level);
+    bt_log_set_format((enum bt_log_format)options->log_format);
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     if (options->die_with_parent && !die_with_parent())
         return EXIT_ENDED;
     struct bt_shell *shell = calloc(1, sizeof *shell);
     if (!shell) {
-        fprintf(stderr, "baton router: out of memory\n");
+        BT_ERROR("out of memory");
         return EXIT_AT_ONCE;
     }
     bt_rpc_init();
@@ -54,7 +55,7 @@ int bt_router_run(const struct bt_router_options *options) {
         bt_shell_run(shell);
         code = shell->n_completions || shell->n_calls ? EXIT_AT_ONCE : EXIT_ENDED;
     } else {
-        fprintf(stderr, "baton router: %s\n", err.text);
+        BT_ERROR("%s", err.text);
     }
     bt_shell_fini(shell);
     bt_rpc_fini();

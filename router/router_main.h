@@ -36,7 +36,9 @@ struct bt_router_options {
     uint64_t body_bytes_max;
     const char *name; /* in the log */
     bool die_with_parent;
-    uint32_t log_level; /* enum bt_log_level */
+    uint32_t log_level;  /* enum bt_log_level */
+    uint32_t log_format; /* enum bt_log_format */
+    bool log_requests;   /* a line for each request that has ended */
 };
 
 /* Runs until SIGTERM or SIGINT; answers the process's exit code. Prints one line on stdout once

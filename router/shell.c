@@ -13,18 +13,13 @@
 #include "common/base/clock.h"
 #include "router/completion.h"
 #include "router/grpc_api.h"
+#include "router/request_log.h"
 #include "router/http_door.h"
 #include "router/openai_handlers.h"
 
 enum {
     LAST_BYTES_MS = 100, /* a drained router gives the last answers this long to leave */
 };
-
-static const uint64_t ttft_bounds_us[] = {1000,    2000,    5000,     10000,    20000,
-                                          50000,   100000,  200000,   500000,   1000000,
-                                          2000000, 5000000, 10000000, 30000000, 60000000};
-static const uint64_t itl_bounds_us[] = {100,   200,   500,    1000,   2000,   5000,    10000,
-                                         20000, 50000, 100000, 200000, 500000, 1000000, 5000000};
 
 uint64_t bt_shell_now(struct bt_shell *shell) {
     return shell->now_us = bt_clock_us();
@@ -93,12 +88,21 @@ static void send_to_worker(struct bt_shell *shell, const struct bt_router_action
         BT_WARN("worker stream %u: %s", action->slot, err.text);
 }
 
+static void note_end(struct bt_shell *shell, const struct bt_router_action *action) {
+    struct bt_request_record record;
+    bt_router_core_record_of(shell->core, action->req, &record);
+    bt_request_times_add(&shell->times, &record);
+    if (shell->options->log_requests)
+        bt_request_log(&record, action->reason);
+}
+
 static void carry_out(struct bt_shell *shell, const struct bt_router_action *action) {
     switch (action->type) {
     case BT_ROUTER_EMIT:
         bt_completion_emit(action->req->user, action);
         break;
     case BT_ROUTER_END:
+        note_end(shell, action);
         bt_completion_end(action->req->user, action);
         break;
     case BT_ROUTER_SCORES:
@@ -312,9 +316,7 @@ bt_status bt_shell_init(struct bt_shell *shell, const struct bt_router_options *
                         struct bt_error *err) {
     *shell = (struct bt_shell){.options = options, .started_s = (int64_t)time(NULL)};
     bt_stats_init(&shell->stats, bt_shell_now(shell));
-    bt_histogram_init(&shell->ttft, ttft_bounds_us,
-                      sizeof ttft_bounds_us / sizeof ttft_bounds_us[0]);
-    bt_histogram_init(&shell->itl, itl_bounds_us, sizeof itl_bounds_us / sizeof itl_bounds_us[0]);
+    bt_request_times_init(&shell->times);
     BT_TRY(open_text(shell, err));
     BT_TRY(create_core(shell, err));
     BT_TRY(create_events(shell, err));

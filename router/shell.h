@@ -13,6 +13,7 @@
 #include "router/core.h"
 #include "router/http_server.h"
 #include "router/openai_answer.h"
+#include "router/request_times.h"
 #include "router/router_main.h"
 #include "router/shell_hold.h"
 #include "router/sse.h"
@@ -55,7 +56,7 @@ struct bt_shell {
     uint64_t tick_at_us; /* when tick_event is due */
     bool flush_pending, draining;
     struct bt_shell_hold hold;
-    struct bt_histogram ttft, itl;
+    struct bt_request_times times;
     struct bt_stats stats;
     uint64_t n_http_requests, n_http_refused;
 };

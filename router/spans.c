@@ -60,8 +60,9 @@ static uint64_t take(uint64_t *left_us, uint64_t us) {
 }
 
 static void divide_start(struct bt_request_record *r, const struct bt_span_facts *facts) {
-    static const enum bt_span order[] = {BT_SPAN_QUEUE, BT_SPAN_MOVED,   BT_SPAN_PLACEMENT,
-                                         BT_SPAN_WAIT,  BT_SPAN_PREFILL, BT_SPAN_TRANSFER};
+    /* The way of D's answer may lie beside P's work: what really worked counts first. */
+    static const enum bt_span order[] = {BT_SPAN_QUEUE,    BT_SPAN_MOVED,     BT_SPAN_PREFILL,
+                                         BT_SPAN_TRANSFER, BT_SPAN_PLACEMENT, BT_SPAN_WAIT};
     uint64_t known_us[BT_SPAN_COUNT];
     uint64_t left_us = r->ttft_us ? r->ttft_us : r->total_us;
     if (facts->start_kept)

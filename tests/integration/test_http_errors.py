@@ -243,7 +243,10 @@ def refused(*args):
     done = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=30)
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert done.stdout == ""
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("baton router: ")]
+    # An option is refused before the log has a format; what stands behind it in the log's.
+    logged = [json.loads(x) for x in done.stderr.splitlines() if x.startswith("{")]
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("baton router: ")] + \
+              [x["message"] for x in logged if x["level"] == "error"]
     return line
 
 

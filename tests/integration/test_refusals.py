@@ -1,6 +1,6 @@
 """What may not join or start: one sentence that names what is wrong, exit code 2, and nobody else notices."""
+import json
 import os
-import re
 import socket
 import struct
 import subprocess
@@ -27,7 +27,8 @@ def serves(cluster):
 
 def sentences(text):
     """The lines of a log that speak of an error, without time and role."""
-    return [line.split(": ", 1)[1] for line in text.splitlines() if re.match(r"[\d:.]+ error ", line)]
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    return [line["message"] for line in lines if line["level"] == "error"]
 
 
 def ends_refused(process, word, timeout_s=60):
