@@ -6,6 +6,8 @@
 #include "cli/kv_growth.h"
 #include "common/base/assert.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char *text = malloc(size + 1);
     struct bt_kv_shape shape = {0};
