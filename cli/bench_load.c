@@ -333,7 +333,12 @@ static bt_status ask_model(struct run *run, struct bt_error *err) {
 
 static bt_status prepare(struct run *run, struct bt_error *err) {
     struct bt_bench_load *load = run->load;
-    run->base = event_base_new();
+    /* Timers of libevent are rounded to milliseconds unless it is asked. */
+    struct event_config *config = event_config_new();
+    if (config && event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER) == 0)
+        run->base = event_base_new_with_config(config);
+    if (config)
+        event_config_free(config);
     load->results = calloc(load->plan->n_items, sizeof *load->results);
     if (!run->base || !load->results)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for %" PRIu32 " requests",
