@@ -361,6 +361,12 @@ static void submit_one(struct cluster *c) {
         return;
     uint32_t n = 1 + draw(&c->rng, 80), max = 1 + draw(&c->rng, 12);
     struct bt_submit what = submit_of(sample_prompt, n, max);
+    /* Some are further choices of one that may be anywhere in its life. */
+    uint32_t leader = draw(&c->rng, 2) && c->n_reqs ? draw(&c->rng, c->n_reqs) : REQUESTS_MAX;
+    if (leader < REQUESTS_MAX && !c->reqs[leader].ended) {
+        what.leader = c->reqs[leader].req;
+        what.n_tokens = what.leader->n_prompt;
+    }
     what.user = (void *)(uintptr_t)c->n_reqs;
     struct bt_request *req;
     struct bt_error err = {0};
