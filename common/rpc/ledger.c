@@ -412,9 +412,11 @@ static void on_resume(struct bt_ledger *ledger, uint32_t slot, uint32_t router,
                                              : job->n_tokens;
         if (job->logprobs.is_open)
             bt_logprob_store_seek(&ledger->logprobs, &job->logprobs, job->n_told - job->n_start);
+#if !BT_MUTANT_scores_told_once
         if (job->scores.is_open) /* who has token 0 has them all */
             bt_logprob_store_seek(&ledger->logprobs, &job->scores,
                                   job->n_told > job->n_start ? job->scores.n_rows : 0);
+#endif
         job->answer_owed = job->reserved.pages > 0;
         job->end_owed = job->ended;
         bt_ledger_list_(ledger, job);

@@ -72,6 +72,7 @@ enum sim_fault {
     SIM_FOREIGN_TOKEN, /* a token that the workers' model does not have */
     SIM_SHORT_CUT,     /* of links, and nothing else in that seed */
     SIM_LATE_TOKENS,   /* of a worker that its router has given up */
+    SIM_CUT_SCORES,    /* the stream ends while a prompt's logprobs are on it */
     SIM_FAULT_COUNT,
 };
 const char *sim_fault_name(enum sim_fault fault);
@@ -327,6 +328,8 @@ void sim_plan_faults(struct sim *sim);
 void sim_on_fault(struct sim *sim, enum sim_fault fault);
 /* In slow seeds: strikes a prompt that waits on a prefill worker for its pages or its turn. */
 void sim_strike_waiting(struct sim *sim, int prefill);
+/* Ends the stream on which a decode worker has just sent a prompt's logprobs. */
+void sim_cut_scores(struct sim *sim, int decode, uint32_t slot);
 bool sim_is_enabled(const struct sim *sim, enum sim_fault fault);
 
 /* sim_lies.c */

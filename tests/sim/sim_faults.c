@@ -9,7 +9,7 @@ static const char *const fault_names[SIM_FAULT_COUNT] = {
     "stop string", "lie: generation", "lie: range",     "lie: duplicate", "lie: commit",
     "late hello",  "lie: checksum",   "lie: withdrawn", "live first",     "corrupt page",
     "non-finite",  "power loss",      "slow step",      "late stop",      "short queue",
-    "router full", "foreign token",   "short cut",      "late tokens"};
+    "router full", "foreign token",   "short cut",      "late tokens",    "cut scores"};
 
 const char *sim_fault_name(enum sim_fault fault) {
     return fault_names[fault];
@@ -71,7 +71,8 @@ void sim_plan_faults(struct sim *sim) {
     /* One seed in eight is about work that lasts: whoever waits meets deadlines, drains and the
      * end of its router there. */
     sim->slow = sim->seed % 8 == 7;
-    for (int f = 0; f < SIM_FAULT_COUNT; f++) {
+    sim->enabled[SIM_CUT_SCORES] = sim->faulty && !clients_only; /* not drawn: strikes are */
+    for (int f = 0; f < SIM_CUT_SCORES; f++) {
         sim->enabled[f] = sim->faulty && sim_chance(random, 40);
         if (clients_only && !is_of_clients((enum sim_fault)f))
             sim->enabled[f] = false;
@@ -215,6 +216,15 @@ void sim_strike_waiting(struct sim *sim, int n) {
         sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, 700000), SIM_ON_CANCEL, -1,
                  (uint32_t)c, 0, NULL);
     }
+}
+
+void sim_cut_scores(struct sim *sim, int decode, uint32_t slot) {
+    const struct sim_conn *conn = sim_conn_at(sim, decode, slot, false);
+    if (!conn || !sim_is_enabled(sim, SIM_CUT_SCORES) || !sim_chance(&sim->random, 15))
+        return;
+    sim->coverage->faults[SIM_CUT_SCORES]++;
+    sim_say(sim, decode, "loses the stream with what is on it");
+    sim_push(sim, sim->now_us + 1, SIM_ON_CLOSED, -1, (uint32_t)(conn - sim->conns), 1, NULL);
 }
 
 void sim_on_fault(struct sim *sim, enum sim_fault fault) {

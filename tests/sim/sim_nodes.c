@@ -261,6 +261,9 @@ static void router_actions(struct sim *sim, int n) {
             break;
         case BT_ROUTER_CLOSE:
             sim_say(sim, n, "closes stream %u: %s", action.slot, action.reason);
+            if (strstr(action.reason, "logprobs")) /* our workers tell them in order */
+                sim_fail(sim, "logprobs of a prompt come once and in order", "%s: %s", node->name,
+                         action.reason);
             sim_close_stream(sim, n, action.slot);
             break;
         case BT_ROUTER_EMIT:
@@ -348,6 +351,8 @@ static void decode_actions(struct sim *sim, int n) {
                     sim_lie_withdrawn(sim, n);
             }
             sim_send_msg(sim, n, action.slot, action.msg);
+            if (action.msg->type == BT_MSG_SCORES)
+                sim_cut_scores(sim, n, action.slot);
             break;
         case BT_DECODE_CLOSE:
             sim_say(sim, n, "closes stream %u: %s", action.slot, action.reason);
