@@ -34,7 +34,9 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"model", BT_OPTION_STRING, &o->model, .argument = "FILE", .required = true,
          .help = "The model, a GGUF file; the same file as the router's and the other workers'."},
         {"router", BT_OPTION_LIST, &c->routers, .argument = "HOST:PORT", .required = true,
-         .help = "A router's registry address; given again or separated by commas for several."},
+         .help = "A router's registry address; given again or separated by commas for several. A "
+                 "name with "
+                 "several addresses is several routers, looked up again every few seconds."},
         {"name", BT_OPTION_STRING, &o->name, .argument = "NAME",
          .help = "Name of this worker, its own in the cluster. Default: role, host and process."},
         {"threads", BT_OPTION_U32, &o->n_threads, "0", 0, BT_WORKER_THREADS_MAX, .argument = "N",

@@ -174,7 +174,7 @@ static void on_router_event(struct worker *worker, uint64_t now_us,
     case BT_RPC_MESSAGE:
         if (bt_prefill_core_router_message(worker->core, now_us, event->slot, event->msg, &err) <
             0) {
-            BT_WARN("router %s: %s", worker->host.options->routers[event->slot], err.text);
+            BT_WARN("router %s: %s", bt_worker_router(&worker->host, event->slot), err.text);
             bt_rpc_close(worker->host.streams, event->slot, err.status, err.text);
         }
         break;

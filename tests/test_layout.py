@@ -34,7 +34,7 @@ ONLY = {
 CORES = re.compile(r"^(router/(core|admission|placement|worker_table|prefix_table|fence|dispatch|verdict|lifecycle|attempt"
                    r"|token_store|request_heap|ticket|record|spans)"
                    r"|prefill_worker/prefill_(core|queue|run|peers)|decode_worker/decode_(core|admit|grow|step)"
-                   r"|common/kv/kv_(pool|hold|index|recv|send)|common/rpc/ledger|common/engine/batch|common/worker/tell_index)[a-z_]*\.c$")
+                   r"|common/kv/kv_(pool|hold|index|recv|send)|common/rpc/ledger|common/engine/batch|common/worker/(tell_index|router_set))[a-z_]*\.c$")
 IMPURE = re.compile(r"\b(clock_gettime|gettimeofday|time|rand|random|printf|fprintf|socket|pthread_\w+|errno)\s*\(")
 LINES_MAX = 800
 

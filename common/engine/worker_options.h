@@ -30,7 +30,8 @@ enum {
 struct bt_worker_options {
     const char *model;                   /* path of a GGUF file */
     const char *name;                    /* 1 to BT_NAME_BYTES - 1 bytes; never NULL */
-    const char *routers[BT_MAX_ROUTERS]; /* "host:port" of each registry, well-formed, n_routers */
+    const char *routers[BT_MAX_ROUTERS]; /* "host:port" of each registry, well-formed; a name may
+                                            stand for several */
     uint32_t n_routers;                  /* >= 1 */
 
     uint32_t n_threads; /* compute threads, >= 1 */

@@ -15,8 +15,6 @@
 #include "common/base/tls.h"
 #include "common/rpc/rpc.h"
 
-enum { LASTING_US = 1000000, SAY_AGAIN_US = 2000000 };
-
 /* ---- the model ---- */
 
 static void on_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total) {
@@ -174,6 +172,7 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
     host->has_rpc = true;
     BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){.tls = host->tls}, &host->rpc, err));
     host->streams = bt_rpc_client_streams(host->rpc);
+    BT_TRY(bt_worker_routers_init(host, err));
     return watch(host, err);
 }
 
@@ -188,8 +187,11 @@ void bt_worker_host_fini(struct bt_worker_host *host) {
         bt_rpc_fini();
     bt_tls_destroy(host->tls);
     bt_engine_destroy(host->engine);
-    if (host->base)
+    bt_router_lookup_destroy(host->lookup);
+    if (host->base) {
+        event_base_loop(host->base, EVLOOP_NONBLOCK); /* the resolver lets go */
         event_base_free(host->base);
+    }
     memset(host, 0, sizeof *host);
 }
 
@@ -206,75 +208,7 @@ void bt_worker_host_stop(struct bt_worker_host *host, int exit_code) {
     event_base_loopbreak(host->base);
 }
 
-/* ---- routers ---- */
-
-/* xorshift64: spreads redials, nothing else. */
-static uint64_t next_random(struct bt_worker_host *host) {
-    uint64_t x = host->random | 1;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return host->random = x;
-}
-
-static void dial_due(struct bt_worker_host *host, uint64_t now_us) {
-    for (uint32_t i = 0; i < host->options->n_routers; i++) {
-        if (host->routers[i].busy || now_us < host->routers[i].dial_us)
-            continue;
-        struct bt_error err;
-        if (bt_rpc_client_dial(host->rpc, i, host->options->routers[i], 0, &err) == BT_OK) {
-            host->routers[i].busy = true;
-            continue;
-        }
-        BT_WARN("cannot dial router %s: %s", host->options->routers[i], err.text);
-        host->routers[i].dial_us =
-            now_us +
-            (uint64_t)bt_rpc_redial_ms(++host->routers[i].failures, next_random(host)) * 1000;
-    }
-}
-
-/* A router that is not there yet is said once, not at each try; that another thing is wrong now is
- * said too, but not more often than every few seconds. */
-static bool is_news(struct bt_worker_host *host, uint32_t i, uint64_t now_us, const char *text) {
-    size_t n = sizeof host->routers[i].said - 1;
-    if (host->routers[i].failures > 0 && (!strncmp(host->routers[i].said, text, n) ||
-                                          now_us - host->routers[i].said_us < SAY_AGAIN_US))
-        return false;
-    host->routers[i].said_us = now_us;
-    snprintf(host->routers[i].said, n + 1, "%s", text);
-    return true;
-}
-
-static void on_closed(struct bt_worker_host *host, uint64_t now_us,
-                      const struct bt_rpc_event *event) {
-    uint32_t i = event->slot;
-    /* Only a stream that lasted is dialled again at once: one that is taken and refused each time
-     * would spin. */
-    if (host->routers[i].welcome_us && now_us - host->routers[i].welcome_us >= LASTING_US)
-        host->routers[i].failures = 0;
-    host->routers[i].welcome_us = 0;
-    if (is_news(host, i, now_us, event->text))
-        BT_INFO("router %s: %s", host->options->routers[i], event->text);
-    else
-        BT_DEBUG("router %s: %s", host->options->routers[i], event->text);
-    host->routers[i].busy = false;
-    host->routers[i].dial_us =
-        now_us + (uint64_t)bt_rpc_redial_ms(host->routers[i].failures++, next_random(host)) * 1000;
-}
-
-bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
-                                 struct bt_rpc_event *event) {
-    if (host->n_signals < 2)
-        dial_due(host, now_us);
-    if (!bt_rpc_next(host->streams, event))
-        return false;
-    BT_ASSERT(event->slot < BT_MAX_ROUTERS);
-    if (event->type == BT_RPC_MESSAGE && event->msg->type == BT_MSG_WELCOME)
-        host->routers[event->slot].welcome_us = now_us;
-    else if (event->type == BT_RPC_CLOSED)
-        on_closed(host, now_us, event);
-    return true;
-}
+/* ---- sending ---- */
 
 /* Tokens wait on the way, and all that is said after them: nothing overtakes. */
 static void hold_tokens(struct bt_worker_host *host, uint64_t us) {
@@ -290,7 +224,7 @@ void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_
         hold_tokens(host, hold_us);
     bt_status status = bt_rpc_send(host->streams, slot, msg, &err);
     if (status < 0 && status != BT_E_PEER_GONE)
-        BT_WARN("router %s: %s", host->options->routers[slot], err.text);
+        BT_WARN("router %s: %s", bt_worker_router(host, slot), err.text);
 }
 
 void bt_worker_flush(struct bt_worker_host *host) {

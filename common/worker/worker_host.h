@@ -11,6 +11,8 @@
 #include "common/engine/engine.h"
 #include "common/engine/worker_options.h"
 #include "common/rpc/rpc_client.h"
+#include "common/worker/router_lookup.h"
+#include "common/worker/router_set.h"
 
 struct bt_tls;
 struct event;
@@ -37,13 +39,20 @@ struct bt_worker_host {
     struct bt_id incarnation;
     uint64_t random; /* state of the redial spread */
     struct {
-        bool busy;           /* dialled or open */
-        uint32_t failures;   /* in a row */
-        uint64_t welcome_us; /* 0: it has not said welcome on this stream */
-        uint64_t dial_us;    /* not before */
-        uint64_t said_us;    /* when `said` was logged; 0: not yet */
-        char said[160];      /* why it could not be reached, the beginning */
-    } routers[BT_MAX_ROUTERS];
+        bool busy;             /* dialled or open */
+        uint32_t failures;     /* in a row */
+        uint64_t welcome_us;   /* 0: it has not said welcome on this stream */
+        uint64_t dial_us;      /* not before */
+        uint64_t said_us;      /* when `said` was logged; 0: not yet */
+        char said[160];        /* why it could not be reached, the beginning */
+    } routers[BT_MAX_ROUTERS]; /* by slot */
+    struct bt_router_set set;
+    struct bt_router_lookup *lookup;
+    struct {
+        uint64_t look_us; /* not before */
+        bool failed;      /* the last time, which was said */
+        uint32_t n_left_out;
+    } names[BT_MAX_ROUTERS];
 };
 
 /* role: BT_ROLE_...; the certificate must name it. Loads the model (with progress in the log),
@@ -62,7 +71,12 @@ void bt_worker_host_stop(struct bt_worker_host *host, int exit_code);
 bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *join,
                          struct bt_error *err);
 
-/* The next event of a router's stream; dials those that are due. False: none now. */
+/* Inside: after the RPC client was started. */
+bt_status bt_worker_routers_init(struct bt_worker_host *host, struct bt_error *err);
+/* The address of a slot's router, "host:port". */
+const char *bt_worker_router(const struct bt_worker_host *host, uint32_t slot);
+/* The next event of a router's stream; looks names up and dials those that are due. False: none
+ * now. */
 bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
                                  struct bt_rpc_event *event);
 /* Sends what the turn has said. */
