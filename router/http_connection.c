@@ -142,7 +142,11 @@ void bt_http_connection_answered(struct bt_http_connection *c) {
     struct bt_http_server *server = c->server;
     bt_text_buffer_fini(&c->out);
     c->n_out_sent = 0;
-    if (!c->close_after && !c->saw_end) {
+    if (event_add(&c->read_event, NULL) != 0) {
+        bt_http_connection_close(c);
+        return;
+    }
+    if (!c->close_after) {
         bt_http_connection_set_state(c, BT_HTTP_IDLE);
         if (c->in.n_bytes > c->in_at)
             come_back(c);
@@ -155,7 +159,7 @@ void bt_http_connection_answered(struct bt_http_connection *c) {
         bt_tls_close(c->tls);
     drop_buffer(server, &c->in);
     c->in_at = 0;
-    if (c->saw_end || shutdown(c->fd, SHUT_WR) != 0)
+    if (shutdown(c->fd, SHUT_WR) != 0)
         bt_http_connection_close(c);
     else
         bt_http_connection_set_state(c, BT_HTTP_LINGER);
@@ -176,6 +180,8 @@ void bt_http_connection_send_out(struct bt_http_connection *c) {
     } else if (status == BT_AGAIN) {
         if (c->state != BT_HTTP_REPLYING)
             bt_http_connection_set_state(c, BT_HTTP_REPLYING);
+        /* Who does not read his answer is not listened to: what he sends stays with him. */
+        event_del(&c->read_event);
         if (!bt_http_connection_await_room(c, true))
             bt_http_connection_close(c);
     } else {
@@ -333,7 +339,7 @@ static void process(struct bt_http_connection *c) {
 
 /* ---- what the socket says ---- */
 
-/* Bytes or the end arrived while an answer is made or sent. */
+/* Bytes arrived while an answer is made. */
 static void on_early_input(struct bt_http_connection *c, const char *bytes, size_t n) {
     struct bt_http_server *server = c->server;
     if (c->in.n_bytes - c->in_at + n > BT_HTTP_UNREAD_BYTES_MAX || !append(c, &c->in, bytes, n)) {
@@ -350,7 +356,7 @@ static void take_input(struct bt_http_connection *c, const char *bytes, size_t n
         c->n_lingered += n;
         if (c->n_lingered > BT_HTTP_LINGER_BYTES_MAX)
             bt_http_connection_close(c);
-    } else if (c->state == BT_HTTP_BUSY || c->state == BT_HTTP_REPLYING) {
+    } else if (c->state == BT_HTTP_BUSY) {
         on_early_input(c, bytes, n);
     } else if (!append(c, &c->in, bytes, n)) {
         bt_http_connection_close(c);
@@ -359,16 +365,6 @@ static void take_input(struct bt_http_connection *c, const char *bytes, size_t n
         if (c->state != BT_HTTP_DEAD)
             process(c);
     }
-}
-
-static void on_input_end(struct bt_http_connection *c, bt_status status) {
-    if (status == BT_DONE && c->state == BT_HTTP_REPLYING) {
-        /* It waits for the rest of its answer with its own side closed. */
-        c->saw_end = true;
-        event_del(&c->read_event);
-        return;
-    }
-    bt_http_connection_close(c);
 }
 
 /* A handshake that is done goes on with the head, whose time began with the connection. */
@@ -419,7 +415,7 @@ static bt_status read_turn(struct bt_http_connection *c) {
     if (status == BT_OK)
         take_input(c, server->scratch, n);
     else if (status != BT_AGAIN)
-        on_input_end(c, status);
+        bt_http_connection_close(c);
     return status;
 }
 
@@ -427,6 +423,8 @@ static void on_readable(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     struct bt_http_connection *c = arg;
     bt_http_server_begin(c->server);
+    if (c->state == BT_HTTP_REPLYING)
+        return;
     if (c->state == BT_HTTP_HANDSHAKE)
         shake_hands(c);
     else if (read_turn(c) == BT_OK && c->tls && bt_tls_has_pending(c->tls))

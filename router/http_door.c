@@ -5,6 +5,7 @@
 
 #include "common/base/address.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 #include "common/base/tls.h"
 #include "router/debug_pages.h"
 #include "router/live_page.h"
@@ -121,4 +122,32 @@ void bt_http_door_close(struct bt_shell *shell) {
     bt_http_server_destroy(shell->http);
     bt_tls_destroy(shell->public_tls);
     bt_api_keys_close(shell->keys);
+}
+
+void bt_http_door_write_metrics(const struct bt_shell *shell, struct evbuffer *out) {
+    const struct bt_http_counters *c = bt_http_server_counters(shell->http);
+    const struct {
+        const char *reason;
+        uint64_t n;
+    } cut[] = {
+        {"slow", c->n_slow},
+        {"displaced", c->n_displaced},
+        {"turned_away", c->n_turned_away},
+        {"over_memory", c->n_over_memory},
+        {"tls", c->n_tls_failed},
+    };
+    bt_metrics_family(out, "baton_http_connections", BT_METRIC_GAUGE, "HTTP connections open.");
+    bt_metrics_u64(out, "baton_http_connections", NULL, 0, bt_http_server_connections(shell->http));
+    bt_metrics_family(out, "baton_http_connections_total", BT_METRIC_COUNTER,
+                      "HTTP connections accepted.");
+    bt_metrics_u64(out, "baton_http_connections_total", NULL, 0, c->n_accepted);
+    bt_metrics_family(out, "baton_http_errors_total", BT_METRIC_COUNTER,
+                      "HTTP requests refused before a handler saw them.");
+    bt_metrics_u64(out, "baton_http_errors_total", NULL, 0, c->n_refused);
+    bt_metrics_family(out, "baton_http_cut_total", BT_METRIC_COUNTER,
+                      "HTTP connections ended by the router, by reason.");
+    for (size_t i = 0; i < sizeof cut / sizeof cut[0]; i++) {
+        const struct bt_label label = {"reason", cut[i].reason};
+        bt_metrics_u64(out, "baton_http_cut_total", &label, 1, cut[i].n);
+    }
 }

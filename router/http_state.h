@@ -48,7 +48,7 @@ struct bt_http_connection {
     struct bt_text_buffer out; /* while REPLYING */
     size_t n_out_sent;
     size_t n_lingered;
-    bool is_local, close_after, saw_end;
+    bool is_local, close_after;
 };
 
 struct bt_http_call {

@@ -5,6 +5,7 @@
 #include <event2/buffer.h>
 
 #include "common/base/metrics.h"
+#include "router/http_door.h"
 #include "router/shell.h"
 
 static const char *role_name(enum bt_role role) {
@@ -239,6 +240,7 @@ void bt_metrics_on_page(void *arg, struct bt_http_call *call) {
     if (out) {
         const struct bt_router_counters *counters = bt_router_core_counters(shell->core);
         write_table(out, counters, shell);
+        bt_http_door_write_metrics(shell, out);
         write_reasons(out, counters);
         bt_request_times_write(out, &shell->times);
         write_workers(out, &views);
