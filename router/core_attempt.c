@@ -284,7 +284,8 @@ static void put_record(struct bt_router_core *core, struct bt_request *req, bool
     record.ended_us = core->now_us;
     record.p_expected = p_expected;
     record.d_expected = d_expected;
-    record.alone = bt_core_live(core) <= 1;
+    /* A choice has met the others, though it may be the last to end. */
+    record.alone = bt_core_live(core) <= 1 && req->placement != BT_PLACE_LOCAL_CHOICE;
     bt_record_judge(&record, &core->targets);
     req->verdict = record.pub.verdict;
     bt_record_put(&core->records, &record, bt_core_sums(core));

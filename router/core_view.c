@@ -58,6 +58,7 @@ bool bt_router_core_worker(const struct bt_router_core *core, uint64_t now_us, u
 static struct bt_span_facts facts_of(uint64_t now_us, const struct bt_request *req) {
     struct bt_span_facts facts = {
         .queue_us = req->queue_total_us,
+        .followed_us = req->followed_us,
         .wasted_us = req->wasted_us,
         .replay_us = req->replay_total_us,
         .decoded_us = req->decoded_us,

@@ -56,6 +56,11 @@ void bt_followers_leave(struct bt_router_core *core, struct bt_request *req) {
 static void let_go(struct bt_router_core *core, const struct bt_request *leader,
                    struct bt_request *req) {
     /* What its leader waited for a place, it waited too; computing the prompt is no such wait. */
+    uint64_t waited_us = core->now_us - req->queued_us;
+    uint64_t queue_us = leader->queue_total_us < waited_us ? leader->queue_total_us : waited_us;
+    req->queue_total_us += queue_us;
+    req->followed_us += waited_us - queue_us;
+    req->queued_us = core->now_us;
     if (leader->was_placed)
         req->queue_deadline_us = core->now_us + core->config.queue_ms * 1000ull;
     bt_followers_leave(core, req);

@@ -147,6 +147,7 @@ struct bt_request {
     uint64_t queued_us, placed_us, first_token_us, last_token_us;
     uint64_t accepted_us;     /* when D accepted this attempt; 0: not yet */
     uint64_t queue_total_us;  /* waiting in the router, all attempts before the first token */
+    uint64_t followed_us;     /* waiting for its leader's prompt to be computed and carried */
     uint64_t wasted_us;       /* attempts that were lost before the first token */
     uint64_t replay_total_us; /* from the last token before a loss to the next one, all losses */
     uint64_t lost_us;         /* where that last token stands; 0 = not replaying */

@@ -70,6 +70,7 @@ static void divide_start(struct bt_request_record *r, const struct bt_span_facts
     else
         bt_spans_of_start(facts, r, known_us);
     known_us[BT_SPAN_QUEUE] = facts->queue_us;
+    known_us[BT_SPAN_PREFILL] += facts->followed_us;
     known_us[BT_SPAN_MOVED] = facts->wasted_us;
     memset(r->start_us, 0, sizeof r->start_us);
     for (size_t i = 0; i < sizeof order / sizeof order[0]; i++)

@@ -13,6 +13,7 @@
 /* What the router itself knows of a request, microseconds. */
 struct bt_span_facts {
     uint64_t queue_us;     /* waiting for a place before the first token */
+    uint64_t followed_us;  /* a choice: waiting for its leader's prompt, which counts as prefill */
     uint64_t wasted_us;    /* attempts lost before the first token */
     uint64_t placement_us; /* of the last attempt: Reserve sent to accepted */
     uint64_t replay_us;  /* after the first token: from the last token before a loss to the next */

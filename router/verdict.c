@@ -34,8 +34,11 @@ uint64_t bt_verdict_itl_target_us(const struct bt_verdict_targets *targets) {
 
 /* ---- what is usual ---- */
 
-/* Prompt tokens that somebody computed: pages found in a cache are not among them. */
+/* Prompt tokens that somebody computed for it: pages found in a cache are not among them, those
+ * that a choice waited for are. */
 static uint32_t computed_tokens(const struct bt_request_record *r) {
+    if (r->placement == BT_PLACE_LOCAL_CHOICE)
+        return r->prompt_tokens;
     uint32_t cached = r->placement == BT_PLACE_SPLIT ? r->pages_cached_p : r->pages_held;
     return (uint32_t)less(r->prompt_tokens, (uint64_t)cached * BT_PAGE_TOKENS);
 }

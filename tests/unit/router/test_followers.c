@@ -277,6 +277,56 @@ static void test_what_a_record_says_of_the_wait(void **state) {
     finish(h);
 }
 
+/* A choice waits for a place as long as its leader does; the rest is its prompt being computed. */
+static void test_where_a_choice_spent_its_time(void **state) {
+    (void)state;
+    struct harness *h = start();
+    status_free(h, D, 0);
+    struct bt_request *leader = submit(h, 40, 2), *follower = submit_follower(h, leader, 1);
+    h->now_us += 30000;
+    status_free(h, D, 256);
+    assert_int_equal(leader->state, BT_REQUEST_RESERVING);
+    h->now_us += 200000;
+    token(h, D, key_of(leader), 0, 500, BT_FINISH_NONE);
+    assert_int_equal(follower->placement, BT_PLACE_LOCAL_CHOICE);
+    token(h, D, key_of(leader), 1, 500, BT_FINISH_LENGTH);
+    h->now_us += 1000;
+    token(h, D, key_of(follower), 0, 500, BT_FINISH_LENGTH);
+    struct bt_request_record record;
+    assert_true(bt_router_core_record(h->core, h->now_us, 0, &record));
+    assert_int_equal(record.id, follower->id);
+    assert_int_equal(record.start_us[BT_SPAN_QUEUE], 30000);
+    assert_int_equal(record.start_us[BT_SPAN_PREFILL], 200000);
+    assert_int_equal(record.total_us, 231000);
+    finish(h);
+}
+
+/* The last one of a group was not alone: nothing is learnt from its long start. */
+static void test_a_choice_is_no_measure(void **state) {
+    (void)state;
+    struct bt_router_config config = small_config();
+    config.disaggregate = BT_DISAGGREGATE_NEVER;
+    struct harness *h = start_with(&config);
+    const uint32_t slots[] = {P, D};
+    for (int with_others = 1; with_others >= 0; with_others--) {
+        for (int i = 0; i < 6; i++) {
+            struct bt_request *req = submit(h, 40, 1);
+            struct bt_request *follower = with_others ? submit_follower(h, req, 1) : req;
+            h->now_us += 200000;
+            for (struct bt_request *next = req;; next = follower) {
+                struct bt_attempt key = key_of(next);
+                token(h, D, key, 0, 500, BT_FINISH_LENGTH);
+                ended(h, D, key, BT_END_DONE);
+                if (next == follower)
+                    break;
+            }
+            pass(h, 1500, slots, 2);
+        }
+        assert_int_equal(bt_router_core_ttft_target_us(h->core, 40) != 0, !with_others);
+    }
+    finish(h);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_prefill_and_one_transfer_for_all),
@@ -290,6 +340,8 @@ int main(void) {
         cmocka_unit_test(test_others_do_not_wait_behind_them),
         cmocka_unit_test(test_a_leader_that_has_ended),
         cmocka_unit_test(test_what_a_record_says_of_the_wait),
+        cmocka_unit_test(test_where_a_choice_spent_its_time),
+        cmocka_unit_test(test_a_choice_is_no_measure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
