@@ -8,6 +8,7 @@
 #include "cli/bench.h"
 #include "cli/certs.h"
 #include "cli/chat.h"
+#include "cli/health.h"
 #include "cli/inspect.h"
 #include "cli/keys.h"
 #include "cli/roles.h"
@@ -27,6 +28,7 @@ static const struct command commands[] = {
     {"bench", "load on a server: latencies, goodput, a picture", bt_bench_main},
     {"certs", "makes certificates for routers, workers and the public doors", bt_certs_main},
     {"keys", "makes API keys for --api-key-file", bt_keys_main},
+    {"health", "whether a process beside it is alive or ready, for probes", bt_health_main},
     {"inspect", "what a model file is and what it costs to run", bt_inspect_main},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -6,7 +6,7 @@
 #include "router/core.h"
 #include "router/router_main.h"
 
-enum { OPTIONS = 42 };
+enum { OPTIONS = 43 };
 
 /* Answers how many rows it wrote. */
 static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
@@ -28,6 +28,9 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
          .argument = "HOST:PORT", .help = "Where workers attach; port 0 lets the system choose."},
         {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
          .help = "Allow addresses that other machines reach although nothing is encrypted."},
+        {"health-listen", BT_OPTION_STRING, &o->health_listen, .argument = "HOST:PORT",
+         .help = "A loopback port that answers grpc.health.v1 for probes beside it (baton health); "
+                 "port 0 lets the system choose. Default: none."},
         {"http-tls-cert", BT_OPTION_STRING, &o->http_tls_cert, .argument = "FILE",
          .help = "Serve HTTPS with this certificate and its chain (PEM); SIGHUP reads it again."},
         {"http-tls-key", BT_OPTION_STRING, &o->http_tls_key, .argument = "FILE",

@@ -16,7 +16,7 @@
 #include "decode_worker/decode_worker.h"
 #include "prefill_worker/prefill_worker.h"
 
-enum { OPTIONS = 25, EXIT_REFUSED = 2 };
+enum { OPTIONS = 26, EXIT_REFUSED = 2 };
 
 /* The command line as it was read; `options` is made from it. */
 struct command_line {
@@ -61,6 +61,9 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"drain-seconds", BT_OPTION_U32, &o->drain_seconds, "30", 0, BT_WORKER_DRAIN_SECONDS_MAX,
          .argument = "N",
          .help = "After SIGTERM: what still runs after this long moves to other workers."},
+        {"health-listen", BT_OPTION_STRING, &o->health_listen, .argument = "HOST:PORT",
+         .help = "A loopback port that answers grpc.health.v1 for probes beside it (baton health); "
+                 "port 0 lets the system choose. Default: none."},
         {"insecure", BT_OPTION_FLAG, &o->insecure, "no",
          .help = "Allow addresses on other machines without --tls-cert, unencrypted."},
         {"log-level", BT_OPTION_CHOICE, &c->log_level, "info",

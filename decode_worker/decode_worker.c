@@ -179,7 +179,7 @@ static void turn(void *arg) {
         bt_decode_core_tick(worker->core, now_us);
     }
     drain_actions(worker);
-    bt_worker_flush(&worker->host);
+    bt_worker_flush(&worker->host, bt_decode_core_n_attached(worker->core));
     say_ready(worker);
 }
 

@@ -223,7 +223,7 @@ static void turn(void *arg) {
         bt_prefill_core_tick(worker->core, now_us);
     }
     drain_actions(worker);
-    bt_worker_flush(&worker->host);
+    bt_worker_flush(&worker->host, bt_prefill_core_n_attached(worker->core));
     say_ready(worker);
 }
 

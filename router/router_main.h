@@ -17,7 +17,8 @@ struct bt_router_options {
     uint32_t grpc_connections_max;
     const char *registry_listen;             /* "host:port" where workers attach */
     const char *tls_cert, *tls_key, *tls_ca; /* of the registry: PEM files; all or none */
-    bool insecure; /* allow other addresses than loopback without encryption */
+    bool insecure;             /* allow other addresses than loopback without encryption */
+    const char *health_listen; /* "host:port" on loopback for probes; NULL: none */
     const char *http_tls_cert, *http_tls_key; /* PEM files of the public doors, or NULL */
     const char *api_key_file;                 /* api_keys.h; NULL: no key is asked for */
     const char *cors_origin;                  /* whose pages may call, "*", or NULL */

@@ -11,6 +11,7 @@
 #include "common/base/address.h"
 #include "common/base/tls.h"
 #include "common/base/clock.h"
+#include "common/rpc/health_port.h"
 #include "router/completion.h"
 #include "router/grpc_api.h"
 #include "router/request_log.h"
@@ -59,6 +60,7 @@ static void flush(struct bt_shell *shell) {
     shell->flush_pending = false;
     bt_sse_flush(&shell->sse, shell->now_us);
     bt_grpc_api_flush(shell->grpc);
+    bt_health_port_set(shell->health, bt_router_core_ready(shell->core) && !shell->draining);
     if (!bt_shell_hold_on_flush(shell))
         bt_rpc_flush(shell->streams);
     bt_openai_free_ended(shell);
@@ -301,6 +303,9 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
         BT_TRY(bt_tls_create(&tls, &shell->tls, err));
     BT_TRY(bt_http_door_open(shell, err));
     BT_TRY(bt_grpc_api_open(shell, &shell->grpc, err));
+    if (shell->options->health_listen)
+        BT_TRY(
+            bt_health_port_open(shell->base, shell->options->health_listen, &shell->health, err));
     const struct bt_rpc_server_config rpc = {
         .listen = o->registry_listen, .tls = shell->tls, .max_streams = BT_ROUTER_SLOTS};
     BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
@@ -335,6 +340,7 @@ void bt_shell_fini(struct bt_shell *shell) {
                               shell->term_event, shell->int_event,   shell->hangup_event};
     bt_openai_free_all(shell);
     bt_completion_free_all(shell);
+    bt_health_port_close(shell->health);
     bt_grpc_api_close(shell->grpc);
     bt_rpc_server_stop(shell->rpc);
     bt_tls_destroy(shell->tls);

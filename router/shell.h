@@ -23,6 +23,7 @@ struct event;
 struct event_base;
 struct bt_completion;
 struct bt_grpc_api;
+struct bt_health_port;
 struct bt_tls;
 struct bt_openai_call;
 
@@ -35,8 +36,9 @@ struct bt_shell {
     struct bt_rpc_streams *streams;
     struct bt_http_server *http;
     struct bt_grpc_api *grpc;
-    struct bt_api_keys *keys;  /* of both public doors; NULL: none is asked for */
-    struct bt_tls *public_tls; /* of both public doors; NULL: plain */
+    struct bt_health_port *health; /* NULL: nobody asked for one */
+    struct bt_api_keys *keys;      /* of both public doors; NULL: none is asked for */
+    struct bt_tls *public_tls;     /* of both public doors; NULL: plain */
     struct bt_text_model text;
     struct bt_encode_scratch *scratch;
     struct bt_openai_skeletons skeletons;

@@ -55,5 +55,6 @@ struct bt_worker_options {
     const char *link_advertise; /* decode: "host:port" that prefill workers dial; NULL: listen's */
 
     const char *tls_cert, *tls_key, *tls_ca; /* PEM files; all or none (then: plain text) */
+    const char *health_listen;               /* "host:port" on loopback for probes; NULL: none */
     bool insecure; /* addresses other than loopback were allowed without encryption */
 };

@@ -13,6 +13,7 @@
 #include "common/base/gguf_text.h"
 #include "common/base/log.h"
 #include "common/base/tls.h"
+#include "common/rpc/health_port.h"
 #include "common/rpc/rpc.h"
 
 /* ---- the model ---- */
@@ -173,6 +174,8 @@ bt_status bt_worker_host_init(struct bt_worker_host *host, const struct bt_worke
     BT_TRY(bt_rpc_client_start(&(struct bt_rpc_client_config){.tls = host->tls}, &host->rpc, err));
     host->streams = bt_rpc_client_streams(host->rpc);
     BT_TRY(bt_worker_routers_init(host, err));
+    if (options->health_listen)
+        BT_TRY(bt_health_port_open(host->base, options->health_listen, &host->health, err));
     return watch(host, err);
 }
 
@@ -182,6 +185,7 @@ void bt_worker_host_fini(struct bt_worker_host *host) {
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])
             event_free(events[i]);
+    bt_health_port_close(host->health);
     bt_rpc_client_stop(host->rpc);
     if (host->has_rpc)
         bt_rpc_fini();
@@ -227,7 +231,8 @@ void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_
         BT_WARN("router %s: %s", bt_worker_router(host, slot), err.text);
 }
 
-void bt_worker_flush(struct bt_worker_host *host) {
+void bt_worker_flush(struct bt_worker_host *host, uint32_t n_attached) {
+    bt_health_port_set(host->health, n_attached && !host->n_signals);
     if (host->held_until_us && bt_clock_us() < host->held_until_us)
         return;
     host->held_until_us = 0;

@@ -14,6 +14,7 @@
 #include "common/worker/router_lookup.h"
 #include "common/worker/router_set.h"
 
+struct bt_health_port;
 struct bt_tls;
 struct event;
 struct event_base;
@@ -24,8 +25,9 @@ struct bt_worker_host {
     const struct bt_worker_options *options; /* borrowed */
     struct event_base *base;
     struct bt_engine *engine;
-    struct bt_tls *tls; /* of routers and KV links; NULL: plain text */
-    bool has_rpc;       /* gRPC was started */
+    struct bt_tls *tls;            /* of routers and KV links; NULL: plain text */
+    bool has_rpc;                  /* gRPC was started */
+    struct bt_health_port *health; /* NULL: nobody asked for one */
     struct bt_rpc_client *rpc;
     struct bt_rpc_streams *streams; /* of rpc */
     struct event *rpc_event, *engine_event, *tick, *term, *interrupt, *hangup;
@@ -79,7 +81,8 @@ const char *bt_worker_router(const struct bt_worker_host *host, uint32_t slot);
  * now. */
 bool bt_worker_next_router_event(struct bt_worker_host *host, uint64_t now_us,
                                  struct bt_rpc_event *event);
-/* Sends what the turn has said. */
-void bt_worker_flush(struct bt_worker_host *host);
+/* Sends what the turn has said, and tells probes: it is ready while some router has said welcome
+ * and no signal has come. */
+void bt_worker_flush(struct bt_worker_host *host, uint32_t n_attached);
 /* Sends msg; a stream that cannot take it is closed by the RPC library, and its CLOSED follows. */
 void bt_worker_send(struct bt_worker_host *host, uint32_t slot, const struct bt_msg *msg);
