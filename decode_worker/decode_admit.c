@@ -150,6 +150,8 @@ void bt_decode_on_committed(struct bt_decode_core *core, uint64_t now_us, struct
                     core->config.page_bytes;
     seq->lease = BT_NO_JOB;
     seq->state = BT_DECODE_RUNNING;
+    seq->p_wait_us = commit->wait_us;
+    seq->p_prefill_us = commit->prefill_us;
     seq->joined_us = now_us;
     seq->n_computed = job->n_tokens;
     if (job->n_tokens % BT_PAGE_TOKENS) /* its own tokens go on in the prompt's last page */
@@ -173,7 +175,10 @@ static struct bt_msg_ended report_of(const struct bt_decode_seq *seq, enum bt_en
         .pages = seq->n_pages_prompt,
         .pages_held = seq->n_pages_held,
         .kv_bytes = seq->kv_bytes,
-        .stages = {.steps = seq->n_steps, .batch_rows = seq->batch_rows},
+        .stages = {.queue_us = seq->p_wait_us,
+                   .prefill_us = seq->p_prefill_us,
+                   .steps = seq->n_steps,
+                   .batch_rows = seq->batch_rows},
     };
     if (seq->granted_us && seq->joined_us)
         end.stages.transfer_us = seq->joined_us - seq->granted_us;

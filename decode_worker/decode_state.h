@@ -48,7 +48,8 @@ struct bt_decode_seq {
     /* When, for the stage durations; 0: not yet. */
     uint64_t granted_us, joined_us, computing_us, first_step_us, last_step_us;
     uint32_t n_steps;
-    uint64_t batch_rows; /* of all sequences in these steps */
+    uint64_t batch_rows;              /* of all sequences in these steps */
+    uint64_t p_wait_us, p_prefill_us; /* P's part, as its commit told it */
 };
 
 struct bt_decode_core {

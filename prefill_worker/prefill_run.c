@@ -97,6 +97,8 @@ static void take_token(struct bt_prefill_core *core, uint64_t now_us, struct bt_
         finish = BT_FINISH_LENGTH;
     seq->state = BT_PREFILL_HANDING;
     bt_prefill_report(core, seq);
+    bt_kv_send_took(core->send, seq->send, seq->computing_us - job->received_us,
+                    now_us - seq->computing_us);
     bt_ledger_token(core->ledger, job, result->token, finish, result->hash, &result->logprobs);
     bt_kv_send_finish(core->send, now_us, seq->send, result->token, finish, result->hash,
                       job->sampling.logprobs ? &result->logprobs : NULL);

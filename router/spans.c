@@ -7,14 +7,13 @@ static uint64_t less(uint64_t a, uint64_t b) {
     return a > b ? a - b : 0;
 }
 
-/* P's word is exact. D's covers the compute as well, and comes first where the answer is short;
- * where P's stream is so slow that all tokens come from D, the two stay together. */
+/* P's word is exact. D's covers the compute as well, and comes first where the answer is short. */
 static uint64_t transfer_of(const struct bt_request_record *r) {
     if (r->placement != BT_PLACE_SPLIT)
         return 0;
     if (r->p.transfer_us)
         return r->p.transfer_us;
-    return less(r->d.transfer_us, r->p.prefill_us);
+    return less(r->d.transfer_us, r->d.prefill_us);
 }
 
 void bt_spans_of_start(const struct bt_span_facts *facts, const struct bt_request_record *r,
@@ -24,8 +23,10 @@ void bt_spans_of_start(const struct bt_span_facts *facts, const struct bt_reques
     if (r->placement == BT_PLACE_SPLIT) {
         /* Prefill is sent with Reserve, and P is granted nothing before D has accepted: the wait
          * begins with that. */
-        start_us[BT_SPAN_WAIT] = less(r->p.queue_us + r->p.grant_us, facts->placement_us);
-        start_us[BT_SPAN_PREFILL] = r->p.prefill_us;
+        uint64_t wait_us =
+            facts->p_reported ? r->p.queue_us + r->p.grant_us : r->d.queue_us; /* P's, told by D */
+        start_us[BT_SPAN_WAIT] = less(wait_us, facts->placement_us);
+        start_us[BT_SPAN_PREFILL] = facts->p_reported ? r->p.prefill_us : r->d.prefill_us;
     } else {
         start_us[BT_SPAN_WAIT] = r->d.queue_us;
         start_us[BT_SPAN_PREFILL] = r->d.prefill_us;
@@ -43,7 +44,7 @@ static uint32_t unknown_of(const struct bt_request_record *r, const struct bt_sp
     if (r->placement == BT_PLACE_NONE)
         return 0;
     bool split = r->placement == BT_PLACE_SPLIT;
-    bool told = split ? facts->p_reported : facts->d_reported || r->d.prefill_us;
+    bool told = (split && facts->p_reported) || facts->d_reported || r->d.prefill_us;
     uint32_t unknown = !facts->start_kept && !told ? START : 0;
     if (r->generated_tokens > 1 && !facts->d_reported)
         unknown |= STREAM;

@@ -115,11 +115,8 @@ static enum bt_slow_stage blame(const struct part *parts, uint32_t n, uint64_t m
 }
 
 static uint64_t if_known(const struct bt_request_record *r, uint64_t network_us) {
-    /* Without the workers' words nothing says that the network had it. Only where D was faster to
-     * tell all than P to tell its part, the way from P is slow indeed. */
-    enum { OF_P = 1 << BT_SPAN_WAIT | 1 << BT_SPAN_PREFILL };
-    bool told = r->placement == BT_PLACE_SPLIT ? !(r->unknown & ~(uint32_t)OF_P) : !r->unknown;
-    return told ? network_us : 0;
+    /* Without the workers' words nothing says that the network had it. */
+    return r->unknown ? 0 : network_us;
 }
 
 static enum bt_slow_stage start_stage(const struct bt_verdict_targets *t,

@@ -68,6 +68,7 @@ struct bt_kv_msg {
     uint64_t logits_hash;
     bool has_logprobs; /* of the token, where its request asked for them */
     struct bt_logprobs logprobs;
+    uint64_t wait_us, prefill_us; /* P's part: until the first chunk's start; compute */
     /* REFUSED, ABORTED, WITHDRAWN. */
     enum bt_kv_reason reason;
 };

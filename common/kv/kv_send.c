@@ -212,6 +212,12 @@ void bt_kv_send_bind(struct bt_kv_send *send, uint32_t id, const struct bt_kv_ho
     one->hold = hold;
 }
 
+void bt_kv_send_took(struct bt_kv_send *send, uint32_t id, uint64_t wait_us, uint64_t prefill_us) {
+    struct bt_kv_one_send *one = of_id(send, id);
+    one->wait_us = wait_us;
+    one->prefill_us = prefill_us;
+}
+
 void bt_kv_send_finish(struct bt_kv_send *send, uint64_t now_us, uint32_t id, int32_t token,
                        enum bt_finish finish, uint64_t logits_hash,
                        const struct bt_logprobs *logprobs) {
@@ -253,6 +259,8 @@ void bt_kv_send_try_commit(struct bt_kv_send *send, struct bt_kv_one_send *one) 
                   .logits_hash = one->logits_hash,
                   .has_logprobs = one->has_logprobs,
                   .logprobs = one->logprobs,
+                  .wait_us = one->wait_us,
+                  .prefill_us = one->prefill_us,
               });
 }
 

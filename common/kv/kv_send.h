@@ -63,6 +63,8 @@ void bt_kv_send_bind(struct bt_kv_send *send, uint32_t id, const struct bt_kv_ho
  * grows. Pages that D holds are passed over. */
 void bt_kv_send_ready(struct bt_kv_send *send, uint64_t now_us, uint32_t id, uint32_t layer,
                       uint32_t n_pages);
+/* How long P's part took; commit tells it to D. Before finish. */
+void bt_kv_send_took(struct bt_kv_send *send, uint32_t id, uint64_t wait_us, uint64_t prefill_us);
 /* The first token is known and every page of every layer is ready: commit follows the last frame.
  * logprobs: of the token, NULL where nobody asked; copied. */
 void bt_kv_send_finish(struct bt_kv_send *send, uint64_t now_us, uint32_t id, int32_t token,

@@ -55,6 +55,7 @@ struct bt_kv_one_send {
     uint64_t logits_hash;
     bool has_logprobs;
     struct bt_logprobs logprobs;
+    uint64_t wait_us, prefill_us;
 };
 
 struct bt_kv_send {

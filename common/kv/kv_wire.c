@@ -206,6 +206,8 @@ static void put_commit(struct parts *p, const struct bt_kv_msg *msg) {
     p->commit.n_sums = msg->n_sums;
     p->commit.manifest = msg->manifest;
     p->commit.fingerprint_hash = msg->fingerprint_hash;
+    p->commit.wait_us = msg->wait_us;
+    p->commit.prefill_us = msg->prefill_us;
     SET(p, commit, COMMIT);
 }
 
@@ -438,6 +440,8 @@ static bt_status get_commit(const Baton__V1__Commit *in, struct bt_kv_msg *out,
     out->logits_hash = in->logits_hash;
     out->lease = in->lease;
     out->generation = in->generation;
+    out->wait_us = in->wait_us;
+    out->prefill_us = in->prefill_us;
     out->manifest = in->manifest;
     out->fingerprint_hash = in->fingerprint_hash;
     return BT_OK;

@@ -49,9 +49,10 @@ enum bt_end {
 
 /* Durations of a worker's part, on its own clock, microseconds; 0 where it does not apply. */
 struct bt_stages {
-    uint64_t queue_us;    /* P: Prefill received to hello. D: Reserve to the first chunk's start */
+    uint64_t queue_us;    /* P: Prefill received to hello. D: Reserve to the first chunk's start;
+                             of a prompt that P computed: P's queue and grant, as P told D */
     uint64_t grant_us;    /* P: hello to the first chunk's start: grant, pages, the step before */
-    uint64_t prefill_us;  /* compute, first chunk's start to last chunk's end */
+    uint64_t prefill_us;  /* compute, first chunk's start to last chunk's end, whoever's */
     uint64_t transfer_us; /* P: last layer computed to committed. D: grant to commit verified */
     uint64_t join_us;     /* D: verified to first decode step */
     uint64_t decode_us;   /* D: first step to last */

@@ -102,6 +102,9 @@ def test_idle_worker_drains(baton, tiny, logs, role):
         assert worker.stop() == 0, worker.text()
         wait_up(cluster, 3)
         assert len(cluster.complete([5, 6, 7], max_tokens=4, ignore_eos=True)["token_ids"]) == 4
+        # It has left: that is no death.
+        Cluster.wait_for(lambda: cluster.metrics()["baton_worker_leaves_total"] == 1, "it has left")
+        assert cluster.metrics()["baton_worker_deaths_total"] == 0
 
 
 @pytest.mark.parametrize("role", ["decode", "prefill"])

@@ -277,6 +277,7 @@ static void test_pages_go_as_layers_are_done_and_commit_follows(void **state) {
     assert_false(next(&w, &out));
     ready_all(&w, id);
     const struct bt_logprobs logprobs = {.logprob = -0.25f, .n_top = 1, .top = {{42, -0.25f}}};
+    bt_kv_send_took(w.send, id, 77, 88);
     bt_kv_send_finish(w.send, 0, id, 42, BT_FINISH_STOP, 4242, &logprobs);
     drain(&w);
     assert_int_equal(w.n_actions, 0); /* not before the last frame */
@@ -302,6 +303,8 @@ static void test_pages_go_as_layers_are_done_and_commit_follows(void **state) {
     assert_int_equal(commit->token, 42);
     assert_int_equal(commit->finish, BT_FINISH_STOP);
     assert_int_equal(commit->logits_hash, 4242);
+    assert_int_equal(commit->wait_us, 77);
+    assert_int_equal(commit->prefill_us, 88);
     assert_true(commit->has_logprobs);
     assert_memory_equal(&commit->logprobs, &logprobs, sizeof logprobs);
     assert_int_equal(bt_kv_send_bytes(w.send, id), 3 * N_LAYERS * PAGE_BYTES);

@@ -168,6 +168,8 @@ static void round_trip(const struct bt_kv_control *in) {
         assert_int_equal(out.msg.token, in->msg.token);
         assert_true(out.msg.generation == in->msg.generation && out.msg.lease == in->msg.lease);
         assert_true(out.msg.manifest == in->msg.manifest);
+        assert_true(out.msg.wait_us == in->msg.wait_us);
+        assert_true(out.msg.prefill_us == in->msg.prefill_us);
     }
 }
 
@@ -215,6 +217,8 @@ static void test_every_message_survives(void **state) {
          .token = INT32_MAX,
          .finish = BT_FINISH_LENGTH,
          .logits_hash = 77,
+         .wait_us = 1234,
+         .prefill_us = 1ull << 40,
          .has_logprobs = true,
          .logprobs = {.logprob = BT_LOGPROB_MIN,
                       .n_top = 3,

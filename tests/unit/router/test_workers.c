@@ -152,6 +152,28 @@ static void test_a_name_belongs_to_the_one_that_talks(void **state) {
     finish(h);
 }
 
+/* What ends its stream after its drain has left; one that had work of ours there was lost. */
+static void test_a_drained_worker_leaves(void **state) {
+    (void)state;
+    for (int busy = 0; busy <= 1; busy++) {
+        struct harness *h = start();
+        attach(h, P, "p0", 10, BT_ROLE_PREFILL);
+        attach(h, D, "d0", 20, BT_ROLE_DECODE);
+        if (busy)
+            token(h, D, key_of(submit(h, 40, 8)), 0, 500, BT_FINISH_NONE);
+        struct bt_msg msg = {.type = BT_MSG_STATUS, .status = {.draining = true}};
+        msg.status.census = (struct bt_census){.total = 256, .free = 256};
+        say(h, D, &msg);
+        stream_end(h, D);
+        static const uint32_t others[] = {P};
+        pass(h, 1000, others, 1);
+        assert_int_equal(state_of(h, "d0"), BT_WORKER_NONE);
+        assert_int_equal(bt_router_core_counters(h->core)->deaths, busy);
+        assert_int_equal(bt_router_core_counters(h->core)->leaves, !busy);
+        finish(h);
+    }
+}
+
 static void test_a_restart_is_noticed_at_once(void **state) {
     (void)state;
     struct harness *h = start();
@@ -434,6 +456,7 @@ int main(void) {
         cmocka_unit_test(test_join_is_answered_in_order),
         cmocka_unit_test(test_workers_that_do_not_fit_are_refused_by_name),
         cmocka_unit_test(test_a_name_belongs_to_the_one_that_talks),
+        cmocka_unit_test(test_a_drained_worker_leaves),
         cmocka_unit_test(test_a_restart_is_noticed_at_once),
         cmocka_unit_test(test_a_short_cut_costs_nothing),
         cmocka_unit_test(test_silence_kills_after_two_seconds),

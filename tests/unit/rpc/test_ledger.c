@@ -41,7 +41,8 @@ static int tear_down(void **state) {
 /* Takes everything that is to be said; counts by type, keeps the last of each. */
 struct heard {
     uint32_t n[BT_MSG_COUNT];
-    struct bt_msg_ended ended;
+    struct bt_msg_ended ended, report;
+    uint32_t n_rows_before_report;
     struct bt_msg_reserved reserved;
     struct bt_msg_status status;
     struct bt_token rows[BT_LEDGER_ROWS];
@@ -63,6 +64,10 @@ static struct heard *listen(struct world *world) {
         switch (action.msg->type) {
         case BT_MSG_ENDED:
             heard.ended = action.msg->ended;
+            break;
+        case BT_MSG_REPORT:
+            heard.report = action.msg->ended;
+            heard.n_rows_before_report = heard.n_rows;
             break;
         case BT_MSG_RESERVED:
             heard.reserved = action.msg->reserved;
@@ -149,6 +154,40 @@ static void test_tokens_then_end(void **state) {
     struct bt_attempt seen = {1, 1};
     tell(world, 0, &(struct bt_msg){.type = BT_MSG_SEEN, .seen = {&seen, 1}}, BT_DONE);
     assert_true(bt_ledger_is_quiet(world->ledger));
+}
+
+/* One Tokens has rows of several jobs: every report that is due stands before it. */
+static void test_reports_stand_before_tokens(void **state) {
+    struct world *world = *state;
+    attach(world, 0, router_a);
+    pulse(world, 0);
+    listen(world);
+    struct bt_job *jobs[3];
+    for (uint64_t i = 1; i <= 2; i++) {
+        jobs[i] = open_job(world, 0, i);
+        bt_ledger_answer(world->ledger, jobs[i],
+                         &(struct bt_msg_reserved){.accepted = true, .pages = 1});
+    }
+    listen(world);
+    for (uint64_t i = 1; i <= 2; i++) {
+        struct bt_job *job = jobs[i];
+        bt_ledger_token(world->ledger, job, 11, BT_FINISH_LENGTH, 0, NULL);
+        if (i == 2)
+            bt_ledger_report(
+                world->ledger, job,
+                &(struct bt_msg_ended){.reason = BT_END_DONE, .stages = {.decode_us = 5}});
+        bt_ledger_end(world->ledger, world->now_us, job,
+                      &(struct bt_msg_ended){.reason = BT_END_DONE});
+        bt_ledger_drop(world->ledger, job);
+    }
+    const struct heard *heard = listen(world);
+    assert_int_equal(heard->n[BT_MSG_REPORT], 1);
+    assert_int_equal(heard->n_rows_before_report, 0);
+    assert_int_equal(heard->report.key.request, 2);
+    assert_int_equal(heard->report.stages.decode_us, 5);
+    assert_int_equal(heard->n_rows, 2);
+    assert_int_equal(heard->n[BT_MSG_ENDED], 2);
+    assert_int_equal(listen(world)->n[BT_MSG_REPORT], 0); /* once */
 }
 
 static void test_resume_tells_again(void **state) {
@@ -353,6 +392,7 @@ int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         TEST(test_tokens_then_end),
+        TEST(test_reports_stand_before_tokens),
         TEST(test_resume_tells_again),
         TEST(test_no_resume_means_nothing_held),
         TEST(test_lease_of_a_lost_router),
