@@ -35,12 +35,12 @@ static bool followers_are_valid(const struct bt_router_core *core, const struct 
          req->leader >= core->n_touched || req->attempt || bt_request_heap_has(&core->queue, req)))
         return false;
     if (first == BT_NO_REQUEST)
-        return true;
+        return !req->n_followers;
     if (req->from_d || req->state < BT_REQUEST_QUEUED || req->state > BT_REQUEST_SERVED)
         return false;
     uint32_t r = first;
     do {
-        if (r >= core->n_touched || ++n > core->n_touched)
+        if (r >= core->n_touched || ++n > req->n_followers)
             return false;
         const struct bt_request *follower = &core->requests[r];
         uint32_t next = follower->follow_next;
@@ -50,7 +50,7 @@ static bool followers_are_valid(const struct bt_router_core *core, const struct 
         r = next;
     } while (r != first);
     *n_following += n;
-    return true;
+    return n == req->n_followers && n <= BT_CHOICES;
 }
 
 /* What each state means, said as a condition. */

@@ -12,6 +12,7 @@ static void link_behind(struct bt_router_core *core, struct bt_request *req,
      * which they came is the order in which they go. */
     uint32_t me = bt_core_index(core, req), first = leader->first_follower;
     req->leader = bt_core_index(core, leader);
+    leader->n_followers++;
     if (first == BT_NO_REQUEST) {
         leader->first_follower = req->follow_next = req->follow_prev = me;
         return;
@@ -37,6 +38,8 @@ bool bt_followers_join(struct bt_router_core *core, struct bt_request *req,
         req->released_us = core->now_us;
         return false;
     }
+    if (ahead->n_followers == BT_CHOICES) /* what ends with one request is bounded */
+        return false;
     link_behind(core, req, ahead);
     return true;
 }
@@ -46,6 +49,7 @@ void bt_followers_leave(struct bt_router_core *core, struct bt_request *req) {
         return;
     struct bt_request *leader = &core->requests[req->leader];
     uint32_t me = bt_core_index(core, req);
+    leader->n_followers--;
     core->requests[req->follow_prev].follow_next = req->follow_next;
     core->requests[req->follow_next].follow_prev = req->follow_prev;
     if (leader->first_follower == me)

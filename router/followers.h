@@ -10,7 +10,9 @@
 
 struct bt_router_core;
 
-/* Puts a new request behind that one, or behind whom that one waits for itself. True: it waits. */
+/* Puts a new request behind that one, or behind whom that one waits for itself. True: it waits.
+ * False: it is one like any other, as that one has ended, has its cache on D or enough followers.
+ */
 bool bt_followers_join(struct bt_router_core *core, struct bt_request *req,
                        const struct bt_request *leader);
 /* It waits no longer. Harmless when it does not. */

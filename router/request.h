@@ -107,6 +107,7 @@ struct bt_request {
     /* Requests of one prompt (followers.h). */
     uint32_t leader;                   /* whose cache this one waits for, or BT_NO_REQUEST */
     uint32_t first_follower;           /* those that wait for this one's */
+    uint32_t n_followers;              /* at most BT_CHOICES */
     uint32_t follow_next, follow_prev; /* in the leader's list */
     struct bt_id prompt_d; /* incarnation of the D that has, or is to have, the prompt's cache: its
                               own, before its first attempt its leader's; 0: not known */

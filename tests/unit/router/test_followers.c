@@ -252,6 +252,23 @@ static void test_others_do_not_wait_behind_them(void **state) {
     finish(h);
 }
 
+static void test_a_group_is_bounded(void **state) {
+    (void)state;
+    struct bt_router_config config = small_config();
+    config.max_requests = config.max_queued = 200;
+    struct harness *h = start_with(&config);
+    struct bt_request *leader = submit(h, 40, 8), *last = NULL;
+    for (int i = 0; i < BT_CHOICES; i++)
+        last = submit_follower(h, leader, 8);
+    assert_true(waits(last));
+    struct bt_request *over = submit_follower(h, leader, 8);
+    assert_int_equal(over->placement, BT_PLACE_SPLIT);
+    /* There is room again when one has left. */
+    end_of(h, last);
+    assert_true(waits(submit_follower(h, leader, 8)));
+    finish(h);
+}
+
 static void test_a_leader_that_has_ended(void **state) {
     (void)state;
     struct harness *h = start();
@@ -338,6 +355,7 @@ int main(void) {
         cmocka_unit_test(test_a_prompt_that_kills_is_not_tried_by_others),
         cmocka_unit_test(test_their_deadlines),
         cmocka_unit_test(test_others_do_not_wait_behind_them),
+        cmocka_unit_test(test_a_group_is_bounded),
         cmocka_unit_test(test_a_leader_that_has_ended),
         cmocka_unit_test(test_what_a_record_says_of_the_wait),
         cmocka_unit_test(test_where_a_choice_spent_its_time),
