@@ -101,10 +101,13 @@ bt_status bt_openai_number(const struct bt_generate_check *check, const json_t *
     double number = json_number_value(value);
     /* A float that rounds to the open bound would pass for it: compare what will be used. */
     float rounded = (float)number;
-    if (!(open ? number > min && rounded > (float)min : number >= min) || !(number <= max))
+    bool low = !(open ? number > min && rounded > (float)min : number >= min);
+    if (low || !(number <= max)) {
+        check->fault->code = low ? "decimal_below_min_value" : "decimal_above_max_value";
         return bt_generate_refuse(check, BT_E_INVALID, name,
                                   "%s is %g, it must be %s %g and at most %g", name, number,
                                   open ? "above" : "at least", min, max);
+    }
     *out = rounded;
     return BT_OK;
 }

@@ -140,6 +140,16 @@ def test_echo_alone(cluster):
     assert [c["text"] + p["text"] for c, p in zip(nothing, plain)] == [c["text"] for c in echoed]
 
 
+def test_one_token_has_nothing_before_it(cluster):
+    """Its own score is null, alone and beside a longer prompt; n choices share the scores."""
+    for n in (1, 3):
+        echoed = choices(cluster, prompt=[[7], [7, 8]], max_tokens=2, n=n, echo=True, logprobs=1, ignore_eos=True)
+        numbers = [c["logprobs"]["token_logprobs"] for c in echoed]
+        assert [len(row) for row in numbers] == [3] * n + [4] * n
+        assert all(row[0] is None and None not in row[1:] for row in numbers)
+        assert len({row[1] for row in numbers[n:]}) == 1, "the score of the prompt's second token"
+
+
 def test_several_prompts(cluster):
     """Choices come prompt by prompt; each is what its prompt gets alone. A prompt is counted once."""
     prompts = ["hello", "hello world", "hi", "hello"]

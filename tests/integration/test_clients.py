@@ -1,10 +1,13 @@
-"""Unmodified client libraries against a prefill and a decode worker: openai, litellm, langchain, llama-index.
+"""Unmodified client libraries against a prefill and a decode worker, plain and under TLS with an API key: openai, litellm,
+langchain, llama-index.
 
 Each asks for the same chat, greedily, so each must get the same text; what a library does not hand through (logprobs,
 several choices) is left out there and tested where it does.
 """
+import hashlib
 import os
 import socket
+import ssl
 
 import pytest
 
@@ -12,9 +15,10 @@ import pytest
 os.environ.update({"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_TELEMETRY": "False", "LANGSMITH_TRACING": "false",
                    "LANGCHAIN_TRACING_V2": "false", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"})
 
+from certificates import make_certs  # noqa: E402
 from cluster import Cluster  # noqa: E402
 
-MODEL = "baton-test"
+MODEL, KEY = "baton-test", "sk-of-the-tests"
 TEXT = "Name the capital of France."
 MESSAGES = [{"role": "user", "content": TEXT}]
 MAX = 12
@@ -22,9 +26,24 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster(baton, smollm2, tmp_path_factory):
-    with Cluster(baton, smollm2, tmp_path_factory.mktemp("logs"), router_args=["--served-model-name", MODEL],
-                 worker_args=["--kv-tokens", 8192]) as cluster:
+def certs(baton, tmp_path_factory):
+    """Certificates whose authority the libraries trust; named before any of them makes its first TLS context."""
+    certs = make_certs(baton, tmp_path_factory.mktemp("tls") / "certs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(certs / "ca.pem"))
+        yield certs
+
+
+@pytest.fixture(scope="module", params=["plain", "TLS and a key"])
+def cluster(request, baton, smollm2, certs, tmp_path_factory):
+    router, options = ["--served-model-name", MODEL], {"worker_args": ["--kv-tokens", 8192]}
+    if request.param != "plain":
+        keys = tmp_path_factory.mktemp("keys") / "keys"
+        keys.write_text(f"tester:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+        router += ["--http-tls-cert", certs / "http.pem", "--http-tls-key", certs / "http-key.pem",
+                   "--api-key-file", keys]
+        options.update(tls=certs, https=ssl.create_default_context(cafile=certs / "ca.pem"))
+    with Cluster(baton, smollm2, tmp_path_factory.mktemp("logs"), router_args=router, **options) as cluster:
         yield cluster
 
 
@@ -47,7 +66,7 @@ def loopback_only(monkeypatch):
 @pytest.fixture(scope="module")
 def openai_client(cluster):
     import openai
-    return openai.OpenAI(base_url=cluster.url + "/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(base_url=cluster.url + "/v1", api_key=KEY, max_retries=0)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +126,7 @@ def test_openai_errors(openai_client):
             (openai.BadRequestError, "messages", "missing_required_parameter", {"model": MODEL, "messages": None}),
             (openai.BadRequestError, "messages", "context_length_exceeded",
              {"model": MODEL, "messages": MESSAGES, "max_tokens": 100000}),
-            (openai.BadRequestError, "temperature", "invalid_value",
+            (openai.BadRequestError, "temperature", "decimal_above_max_value",
              {"model": MODEL, "messages": MESSAGES, "temperature": 3}),
             (openai.BadRequestError, "tools", "unsupported_parameter",
              {"model": MODEL, "messages": MESSAGES,
@@ -124,7 +143,7 @@ def test_openai_errors(openai_client):
 # ---- litellm ----
 
 def litellm_arguments(cluster, prefix):
-    return {"model": f"{prefix}/{MODEL}", "api_base": cluster.url + "/v1", "api_key": "none", "messages": MESSAGES,
+    return {"model": f"{prefix}/{MODEL}", "api_base": cluster.url + "/v1", "api_key": KEY, "messages": MESSAGES,
             "temperature": 0, "max_tokens": MAX, "num_retries": 0}
 
 
@@ -166,7 +185,7 @@ def test_litellm_text_and_errors(cluster, expected):
 def test_langchain(cluster, expected):
     from langchain_core.messages import HumanMessage
     from langchain_openai import ChatOpenAI, OpenAI
-    options = {"model": MODEL, "base_url": cluster.url + "/v1", "api_key": "none", "temperature": 0, "max_retries": 0}
+    options = {"model": MODEL, "base_url": cluster.url + "/v1", "api_key": KEY, "temperature": 0, "max_retries": 0}
     text = expected.choices[0].message.content
     chat = ChatOpenAI(**options, max_completion_tokens=MAX, stream_usage=True)
     answer = chat.invoke(TEXT)
@@ -193,7 +212,7 @@ def test_langchain_errors(cluster):
     import openai
     from langchain_core.exceptions import ContextOverflowError
     from langchain_openai import ChatOpenAI
-    options = {"base_url": cluster.url + "/v1", "api_key": "none", "max_retries": 0}
+    options = {"base_url": cluster.url + "/v1", "api_key": KEY, "max_retries": 0}
     with pytest.raises(ContextOverflowError):
         ChatOpenAI(**options, model=MODEL, max_completion_tokens=100000).invoke(TEXT)
     with pytest.raises(openai.NotFoundError):
@@ -206,7 +225,7 @@ def test_llama_index(cluster, expected):
     import openai
     from llama_index.core.llms import ChatMessage
     from llama_index.llms.openai_like import OpenAILike
-    options = {"model": MODEL, "api_base": cluster.url + "/v1", "api_key": "none", "temperature": 0, "max_tokens": MAX,
+    options = {"model": MODEL, "api_base": cluster.url + "/v1", "api_key": KEY, "temperature": 0, "max_tokens": MAX,
                "max_retries": 0, "context_window": 8192, "is_chat_model": True}
     text = expected.choices[0].message.content
     llm = OpenAILike(**options)
