@@ -12,6 +12,7 @@
 #include "cli/inspect.h"
 #include "cli/keys.h"
 #include "cli/roles.h"
+#include "cli/top.h"
 #include "cli/up.h"
 
 struct command {
@@ -22,6 +23,7 @@ struct command {
 static const struct command commands[] = {
     {"up", "a whole cluster on this machine: router, prefill and decode workers", bt_up_main},
     {"chat", "talk to a router, with the time of each stage", bt_chat_main},
+    {"top", "both pools, latencies and the last requests, live in this terminal", bt_top_main},
     {"router", "takes requests by HTTP, places them on workers, streams tokens", bt_router_command},
     {"prefill", "a worker that computes prompts and hands the KV cache over", bt_prefill_command},
     {"decode", "a worker that takes the KV cache and decodes tokens", bt_decode_command},
