@@ -2,15 +2,14 @@
 #include "cli/bench_connection.h"
 
 #include <netdb.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <event2/bufferevent.h>
-#include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
+
+#include "cli/tls_client.h"
 
 struct bt_bench_connection {
     struct bt_bench_connections *owner;
@@ -24,9 +23,9 @@ struct bt_bench_connections {
     struct event_base *base;
     struct event *sweep; /* frees `dead` outside of evhttp's callbacks */
     struct bt_bench_connection *all, *idle, *dead;
-    SSL_CTX *tls;     /* NULL: plain */
-    char host[256];   /* as in the URL, for Host and the certificate */
-    char address[64]; /* what it resolved to */
+    struct bt_tls_client *tls; /* NULL: plain */
+    char host[256];            /* as in the URL, for Host and the certificate */
+    char address[64];          /* what it resolved to */
     char authority[300], prefix[256], authorization[300];
     uint16_t port;
     uint32_t timeout_s;
@@ -79,19 +78,6 @@ static bt_status resolve(struct bt_bench_connections *c, struct bt_error *err) {
                 : BT_OK;
 }
 
-static bt_status open_tls(struct bt_bench_connections *c, const char *ca_file,
-                          struct bt_error *err) {
-    c->tls = SSL_CTX_new(TLS_client_method());
-    if (!c->tls)
-        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for TLS");
-    SSL_CTX_set_verify(c->tls, SSL_VERIFY_PEER, NULL);
-    if (ca_file ? SSL_CTX_load_verify_locations(c->tls, ca_file, NULL) != 1
-                : SSL_CTX_set_default_verify_paths(c->tls) != 1)
-        return bt_fail(err, BT_E_INVALID, "ca-file \"%.150s\": %s", ca_file ? ca_file : "",
-                       ERR_reason_error_string(ERR_peek_last_error()));
-    return BT_OK;
-}
-
 static void destroy(struct bt_bench_connection *connection) {
     struct bt_bench_connection *newer = connection->newer, *older = connection->older;
     *(newer ? &newer->older : &connection->owner->all) = older;
@@ -128,7 +114,7 @@ bt_status bt_bench_connections_create(struct event_base *base, const struct bt_b
                        strlen(target->api_key), sizeof c->authorization - 8);
     BT_TRY(resolve(c, err));
     if (https)
-        BT_TRY(open_tls(c, target->ca_file, err));
+        BT_TRY(bt_tls_client_open(target->ca_file, false, &c->tls, err));
     c->sweep = evtimer_new(base, on_sweep, c);
     return c->sweep ? BT_OK : bt_fail(err, BT_E_NO_MEMORY, "out of memory for connections");
 }
@@ -140,7 +126,7 @@ void bt_bench_connections_destroy(struct bt_bench_connections *c) {
         destroy(c->all);
     if (c->sweep)
         event_free(c->sweep);
-    SSL_CTX_free(c->tls);
+    bt_tls_client_close(c->tls);
     free(c);
 }
 
@@ -156,30 +142,10 @@ static void on_close(struct evhttp_connection *http, void *arg) {
     connection->closed = true;
 }
 
-/* NULL: no memory. */
-static struct bufferevent *tls_stream(struct bt_bench_connections *c) {
-    SSL *ssl = SSL_new(c->tls);
-    if (!ssl)
-        return NULL;
-    /* A certificate names addresses apart from names, and only names are said in the hello. */
-    bool is_address = X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), c->host) == 1;
-    if (!is_address &&
-        (SSL_set1_host(ssl, c->host) != 1 || SSL_set_tlsext_host_name(ssl, c->host) != 1)) {
-        SSL_free(ssl);
-        return NULL;
-    }
-    struct bufferevent *bev = bufferevent_openssl_socket_new(
-        c->base, -1, ssl, BUFFEREVENT_SSL_CONNECTING, BEV_OPT_CLOSE_ON_FREE);
-    if (!bev)
-        SSL_free(ssl);
-    else
-        bufferevent_openssl_set_allow_dirty_shutdown(bev, 1);
-    return bev;
-}
-
 static struct bt_bench_connection *create(struct bt_bench_connections *c) {
     struct bt_bench_connection *connection = calloc(1, sizeof *connection);
-    struct bufferevent *bev = connection && c->tls ? tls_stream(c) : NULL;
+    struct bufferevent *bev =
+        connection && c->tls ? bt_tls_client_stream(c->tls, c->base, c->host) : NULL;
     if (!connection || (c->tls && !bev)) {
         free(connection);
         return NULL;

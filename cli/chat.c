@@ -327,7 +327,7 @@ static bt_status check_no_cache(struct chat *chat, struct bt_error *err) {
 
 int bt_chat_main(int argc, char **argv) {
     struct chat chat = {.messages = json_array(), .gaps_ms = calloc(GAPS_MAX, sizeof(double))};
-    const char *url, *words[1], *system = NULL;
+    const char *url, *words[1], *system = NULL, *ca_file = NULL;
     size_t n_words = 0;
     const struct bt_option options[] = {
         {"url", BT_OPTION_STRING, &url, "http://127.0.0.1:8000", .argument = "URL",
@@ -345,6 +345,8 @@ int bt_chat_main(int argc, char **argv) {
          .help = "Then shows what the cache saves: computes the answer once more, each token from "
                  "the whole text so far, and prints both times between tokens. Takes temperature 0 "
                  "and at most 512 tokens."},
+        {"ca-file", BT_OPTION_STRING, &ca_file, .argument = "FILE",
+         .help = "Certificates (PEM) to trust an https router by; default: the system's."},
         {"api-key", BT_OPTION_STRING, &chat.api_key, .argument = "KEY",
          .help = "Where the router asks for one; better in BATON_API_KEY, where ps does not show "
                  "it."},
@@ -372,6 +374,8 @@ int bt_chat_main(int argc, char **argv) {
         status = check_no_cache(&chat, &err);
     if (status == BT_OK)
         status = bt_http_client_create(url, &chat.client, &err);
+    if (status == BT_OK && ca_file)
+        status = bt_http_client_trust(chat.client, ca_file, false, &err);
     if (status < 0) {
         fprintf(stderr, "baton chat: %s\n", err.text);
     } else if (status == BT_OK) {

@@ -6,15 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/http_struct.h>
 #include <event2/keyvalq_struct.h>
 
+#include "cli/tls_client.h"
+
 enum { TIMEOUT_S = 600, KEY_BYTES_MAX = 512, LINE_BYTES_MAX = 16 << 20 };
 
 struct bt_http_client {
     struct event_base *base;
+    struct bt_tls_client *tls; /* NULL: plain */
+    const char *scheme;
     char host[256];
     int port;
 };
@@ -35,32 +40,51 @@ bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
     const char *scheme = uri ? evhttp_uri_get_scheme(uri) : NULL,
                *host = uri ? evhttp_uri_get_host(uri) : NULL;
     const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
-    bool good = scheme && !strcmp(scheme, "http") && host && *host && strlen(host) < 256 &&
+    bool plain = scheme && !strcmp(scheme, "http"), https = scheme && !strcmp(scheme, "https");
+    bool good = (plain || https) && host && *host && strlen(host) < 256 &&
                 (!path || !*path || !strcmp(path, "/"));
     struct bt_http_client *c = good ? calloc(1, sizeof *c) : NULL;
     if (c) {
         /* An IPv6 address stands in brackets in a URL only. */
         bool bracket = host[0] == '[' && host[strlen(host) - 1] == ']';
         snprintf(c->host, sizeof c->host, "%.*s", (int)strlen(host) - 2 * bracket, host + bracket);
-        c->port = evhttp_uri_get_port(uri) < 0 ? 80 : evhttp_uri_get_port(uri);
+        c->port = evhttp_uri_get_port(uri) >= 0 ? evhttp_uri_get_port(uri) : https ? 443 : 80;
+        c->scheme = https ? "https" : "http";
         c->base = event_base_new();
     }
     if (uri)
         evhttp_uri_free(uri);
     if (!good)
-        return bt_fail(err, BT_E_INVALID, "url \"%.100s\" is not of the form http://host:port",
+        return bt_fail(err, BT_E_INVALID,
+                       "url \"%.100s\" is not of the form http://host:port or https://host:port",
                        url);
     if (!c || !c->base) {
         bt_http_client_destroy(c);
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP client");
     }
-    *client = c;
+    bt_status status = https ? bt_tls_client_open(NULL, false, &c->tls, err) : BT_OK;
+    if (status < 0)
+        bt_http_client_destroy(c);
+    else
+        *client = c;
+    return status;
+}
+
+bt_status bt_http_client_trust(struct bt_http_client *client, const char *ca_file, bool any_host,
+                               struct bt_error *err) {
+    struct bt_tls_client *tls = NULL;
+    if (!client->tls)
+        return BT_OK;
+    BT_TRY(bt_tls_client_open(ca_file, any_host, &tls, err));
+    bt_tls_client_close(client->tls);
+    client->tls = tls;
     return BT_OK;
 }
 
 void bt_http_client_destroy(struct bt_http_client *client) {
     if (!client)
         return;
+    bt_tls_client_close(client->tls);
     if (client->base)
         event_base_free(client->base);
     free(client);
@@ -132,6 +156,7 @@ static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *con
     struct evhttp_request *request = evhttp_request_new(on_done, x);
     if (!request)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP request");
+    const char *scheme = x->client->scheme;
     char host[280];
     snprintf(host, sizeof host, strchr(x->client->host, ':') ? "[%s]:%d" : "%s:%d", x->client->host,
              x->client->port);
@@ -151,17 +176,19 @@ static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *con
     evhttp_request_set_error_cb(request, on_error);
     if (evhttp_make_request(connection, request, asked->body ? EVHTTP_REQ_POST : EVHTTP_REQ_GET,
                             asked->path) != 0)
-        return bt_fail(err, BT_E_PEER_GONE, "cannot reach http://%s", host);
+        return bt_fail(err, BT_E_PEER_GONE, "cannot reach %s://%s", scheme, host);
     event_base_dispatch(x->client->base);
     if (x->ended)
         return BT_OK;
     if (x->stopped)
-        return bt_fail(err, BT_E_CANCELLED, "the answer of http://%s%s was not read to its end",
-                       host, asked->path);
+        return bt_fail(err, BT_E_CANCELLED, "the answer of %s://%s%s was not read to its end",
+                       scheme, host, asked->path);
     if (!x->answer->code)
-        return bt_fail(err, BT_E_PEER_GONE, "no answer from http://%s; is a router running there?",
-                       host);
-    return bt_fail(err, BT_E_PEER_GONE, "the answer of http://%s%s was cut off", host, asked->path);
+        return bt_fail(err, BT_E_PEER_GONE, "no answer from %s://%s; is a router running there%s?",
+                       scheme, host,
+                       x->client->tls ? ", with a certificate that is trusted here" : "");
+    return bt_fail(err, BT_E_PEER_GONE, "the answer of %s://%s%s was cut off", scheme, host,
+                   asked->path);
 }
 
 bt_status bt_http_client_request(struct bt_http_client *client,
@@ -170,8 +197,15 @@ bt_status bt_http_client_request(struct bt_http_client *client,
     *answer = (struct bt_http_answer){0};
     struct exchange x = {.client = client, .on_line = on_line, .arg = arg, .answer = answer};
     x.rest = evbuffer_new();
+    struct bufferevent *bev =
+        client->tls ? bt_tls_client_stream(client->tls, client->base, client->host) : NULL;
     struct evhttp_connection *connection =
-        evhttp_connection_base_new(client->base, NULL, client->host, (unsigned short)client->port);
+        client->tls && !bev
+            ? NULL
+            : evhttp_connection_base_bufferevent_new(client->base, NULL, bev, client->host,
+                                                     (unsigned short)client->port);
+    if (bev && !connection)
+        bufferevent_free(bev);
     bt_status status;
     if (x.rest && connection) {
         evhttp_connection_set_timeout(connection,

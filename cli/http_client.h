@@ -11,10 +11,15 @@
 
 struct bt_http_client; /* one server; a connection is made per request */
 
-/* url: "http://host[:port]" and nothing behind it. */
+/* url: "http://host[:port]" or https, and nothing behind it. An https server's certificate must be
+ * the system's to trust, and name the host. */
 bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
                                 struct bt_error *err);
 void bt_http_client_destroy(struct bt_http_client *client);
+/* Of an https server: trust what is in this PEM file instead, a server's own certificate among it.
+ * any_host: whatever name it has. BT_E_INVALID. */
+bt_status bt_http_client_trust(struct bt_http_client *client, const char *ca_file, bool any_host,
+                               struct bt_error *err);
 
 struct bt_http_answer {
     int code;            /* HTTP status, 0 if none came */

@@ -28,8 +28,9 @@ enum {
 
 struct up {
     const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context, *tls;
+    const char *http_tls_cert, *http_tls_key, *api_key_file, *cors_origin;
     uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
-    bool once;
+    bool once, insecure;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
     char url[128];
@@ -61,6 +62,20 @@ static void add_tls(const struct up *up, struct bt_child *child, const char *rol
     bt_child_arg(child, "--tls-ca=%s/ca.pem", up->tls);
 }
 
+/* Who may come by HTTP, and how. */
+static void add_door(const struct up *up, struct bt_child *router) {
+    if (up->http_tls_cert)
+        bt_child_arg(router, "--http-tls-cert=%s", up->http_tls_cert);
+    if (up->http_tls_key)
+        bt_child_arg(router, "--http-tls-key=%s", up->http_tls_key);
+    if (up->api_key_file)
+        bt_child_arg(router, "--api-key-file=%s", up->api_key_file);
+    if (up->cors_origin)
+        bt_child_arg(router, "--cors-origin=%s", up->cors_origin);
+    if (up->insecure)
+        bt_child_arg(router, "--insecure");
+}
+
 static bt_status start_router(struct up *up, struct bt_error *err) {
     struct bt_child *router = &up->router;
     bt_child_init(router, "router");
@@ -72,6 +87,7 @@ static bt_status start_router(struct up *up, struct bt_error *err) {
     bt_child_arg(router, "--disaggregate=%s", modes[up->disaggregate]);
     bt_child_arg(router, "--die-with-parent");
     add_tls(up, router, "router");
+    add_door(up, router);
     if (up->served_name)
         bt_child_arg(router, "--served-model-name=%s", up->served_name);
     return bt_child_start(router, true, err);
@@ -118,6 +134,8 @@ static bool is_ready(const struct up *up) {
     struct bt_error err;
     bool ready =
         bt_http_client_create(up->url, &client, &err) == BT_OK &&
+        /* It is our own child, and the file is what it shows. */
+        bt_http_client_trust(client, up->http_tls_cert, true, &err) == BT_OK &&
         bt_http_client_request(client, &request, drop_line, NULL, &answer, &err) == BT_OK &&
         answer.code == 200;
     bt_http_client_destroy(client);
@@ -136,6 +154,8 @@ static void on_ready(struct up *up) {
     bt_child_init(&up->chat, "chat");
     bt_child_arg(&up->chat, "chat");
     bt_child_arg(&up->chat, "--url=%s", up->url);
+    if (up->http_tls_cert)
+        bt_child_arg(&up->chat, "--ca-file=%s", up->http_tls_cert);
     bt_child_arg(&up->chat, "--temperature=0");
     bt_child_arg(&up->chat, "--");
     bt_child_arg(&up->chat, "%s", up->prompt);
@@ -253,7 +273,7 @@ static void start_workers(struct up *up) {
     if (!bt_child_ready_value(&up->router, "registry", registry, sizeof registry) ||
         !bt_child_ready_value(&up->router, "http", http, sizeof http))
         return;
-    snprintf(up->url, sizeof up->url, "http://%s", http);
+    snprintf(up->url, sizeof up->url, "%s://%s", up->http_tls_cert ? "https" : "http", http);
     for (uint32_t i = 0; i < up->n_prefill && status == BT_OK; i++)
         status = start_worker(up, "prefill", i, registry, &err);
     for (uint32_t i = 0; i < up->n_decode && status == BT_OK; i++)
@@ -315,7 +335,8 @@ static int run(struct up *up) {
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGCHLD);
-    if (up->tls) /* else it means that the terminal is gone */
+    if (up->tls || up->http_tls_cert ||
+        up->api_key_file) /* else it means that the terminal is gone */
         sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     up->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
@@ -366,6 +387,16 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
         {"tls", BT_OPTION_STRING, &up->tls, .argument = "DIR",
          .help = "Encrypt between the router and its workers with the files that `baton certs DIR` "
                  "made."},
+        {"http-tls-cert", BT_OPTION_STRING, &up->http_tls_cert, .argument = "FILE",
+         .help = "Serve HTTPS with this certificate and its chain (PEM)."},
+        {"http-tls-key", BT_OPTION_STRING, &up->http_tls_key, .argument = "FILE",
+         .help = "The key of --http-tls-cert (PEM)."},
+        {"api-key-file", BT_OPTION_STRING, &up->api_key_file, .argument = "FILE",
+         .help = "Ask clients for a key of this file (`baton keys --help`)."},
+        {"cors-origin", BT_OPTION_STRING, &up->cors_origin, .argument = "URL",
+         .help = "Let pages of this origin call from browsers; '*': of any."},
+        {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
+         .help = "Allow a --host that other machines reach although nothing is encrypted."},
         {"prompt", BT_OPTION_STRING, &up->prompt, .argument = "TEXT",
          .help = "Ask this once all is ready."},
         {"once", BT_OPTION_FLAG, &up->once, "no", .help = "End after the answer to --prompt."},

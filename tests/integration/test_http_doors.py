@@ -1,6 +1,7 @@
 """Who may ask what over HTTP: API keys, ids, CORS, HTTPS, keep-alive comments; all read again while serving."""
 import contextlib
 import json
+import os
 import re
 import signal
 import ssl
@@ -337,3 +338,19 @@ def test_other_addresses_need_https(baton, tiny, tmp_path, certificate):
     up = subprocess.run([str(baton), "up", "--model", str(tiny), "--port", "0", "--host", "0.0.0.0"], capture_output=True,
                         text=True, timeout=60)
     assert up.returncode == 2 and "--insecure" in up.stderr
+
+
+def test_up_with_https_and_keys(baton, tiny, tmp_path, certificate):
+    """One command gives an encrypted cluster that asks for keys; chat, which trusts it, needs one."""
+    keys, (cert, key) = tmp_path / "keys", certificate
+    secret = add_key(baton, keys, "me")
+
+    def up(shown):
+        done = subprocess.run([baton, "up", "--model", tiny, "--port", "0", "--http-tls-cert", cert, "--http-tls-key", key,
+                               "--api-key-file", keys, "--prompt", "hi", "--once"], capture_output=True, text=True,
+                              timeout=120, env={**os.environ, "BATON_API_KEY": shown})
+        assert "Serving https://127.0.0.1:" in done.stdout, (done.stdout, done.stderr)
+        return [line for line in done.stderr.splitlines() if line.startswith("chat: ")]
+
+    assert "chat template" in up(secret)[0], "the router has looked at the request"
+    assert "Incorrect API key" in up("another")[0]

@@ -163,7 +163,7 @@ static void test_nobody_listens(void **state) {
 
 static void test_urls(void **state) {
     (void)state;
-    static const char *const bad[] = {"",        "127.0.0.1:80", "https://a",
+    static const char *const bad[] = {"",        "127.0.0.1:80", "ftp://a",
                                       "http://", "http://a/b",   "http://a:99999"};
     struct bt_http_client *client = NULL;
     struct bt_error err;
@@ -173,6 +173,10 @@ static void test_urls(void **state) {
     }
     assert_null(client);
     assert_int_equal(bt_http_client_create("http://[::1]:8000", &client, &err), BT_OK);
+    bt_http_client_destroy(client);
+    assert_int_equal(bt_http_client_create("https://a", &client, &err), BT_OK);
+    assert_int_equal(bt_http_client_trust(client, "/nothing-there", false, &err), BT_E_INVALID);
+    assert_non_null(strstr(err.text, "/nothing-there"));
     bt_http_client_destroy(client);
 }
 
