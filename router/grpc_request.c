@@ -14,6 +14,14 @@ static bt_status check_utf8(struct bt_inference_text text, const char *param,
     return bt_generate_refuse(check, BT_E_INVALID, param, "%s is not valid UTF-8", param);
 }
 
+/* As HTTP does: templates deal in text. */
+static bt_status check_no_nul(struct bt_inference_text text, const char *param,
+                              const struct bt_generate_check *check) {
+    if (!memchr(text.data, 0, text.n_bytes))
+        return BT_OK;
+    return bt_generate_refuse(check, BT_E_INVALID, param, "%s has a NUL byte", param);
+}
+
 static struct bt_slice slice_of(struct bt_inference_text text) {
     return (struct bt_slice){text.data, text.n_bytes};
 }
@@ -27,10 +35,10 @@ static bt_status add_message(const struct bt_inference_message *from, size_t i, 
     char where[64];
     snprintf(where, sizeof where, "messages[%zu].role", i);
     BT_TRY(check_utf8(from->role, where, check));
-    if (memchr(from->role.data, 0, from->role.n_bytes))
-        return bt_generate_refuse(check, BT_E_INVALID, where, "%s has a NUL byte", where);
+    BT_TRY(check_no_nul(from->role, where, check));
     snprintf(where, sizeof where, "messages[%zu].content", i);
     BT_TRY(check_utf8(from->content, where, check));
+    BT_TRY(check_no_nul(from->content, where, check));
     json_t *message = json_object();
     int failed = !message;
     failed = failed || json_object_set_new(message, "role",

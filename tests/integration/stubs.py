@@ -1,4 +1,4 @@
-"""Python stubs of proto/inference.proto, made by grpcio-tools when first asked for."""
+"""Python stubs of proto/, made by grpcio-tools when first asked for."""
 import importlib
 import sys
 import tempfile
@@ -11,19 +11,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 _folder = None
 
 
-def load(*protos):
-    """The modules NAME_pb2 and NAME_pb2_grpc of each proto file (a path below proto/)."""
+def load(proto):
+    """The modules NAME_pb2 and NAME_pb2_grpc of a .proto file in a folder's root."""
     global _folder
     if _folder is None:
         _folder = tempfile.TemporaryDirectory()
         sys.path.insert(0, _folder.name)
-    out = []
-    for proto in protos:
-        name = proto.removesuffix(".proto").replace("/", ".")
-        assert protoc.main(["protoc", f"--proto_path={ROOT / 'proto'}", f"--python_out={_folder.name}",
-                            f"--grpc_python_out={_folder.name}", str(ROOT / "proto" / proto)]) == 0
-        out += [importlib.import_module(f"{name}_pb2"), importlib.import_module(f"{name}_pb2_grpc")]
-    return out
+    path = ROOT / "proto" / proto
+    assert protoc.main(["protoc", f"--proto_path={path.parent}", f"--python_out={_folder.name}",
+                        f"--grpc_python_out={_folder.name}", str(path)]) == 0
+    return importlib.import_module(f"{path.stem}_pb2"), importlib.import_module(f"{path.stem}_pb2_grpc")
 
 
 def channel(cluster, *options):
