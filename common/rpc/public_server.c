@@ -22,8 +22,8 @@ enum {
     CALLS_MAX = 1 << 16,
     MESSAGE_STANDARD = 4 << 20,
     WAIT_MS_STANDARD = 30000,
-    KEEPALIVE_TIMEOUT_MS = 10000,
-    PING_MIN_MS = 5000, /* a client's pings may come this often */
+    KEEPALIVE_TIMEOUT_MS_MAX = 10000, /* for the answer; less where it is asked more often */
+    PING_MIN_MS = 5000,               /* a client's pings may come this often */
     WINDOW_BYTES = 64 << 10,
     SWEEP_US = 250000,
 };
@@ -81,6 +81,9 @@ static void *run(void *self) {
     { .type = GRPC_ARG_INTEGER, .key = (char *)(name), .value.integer = (int)(number) }
 
 static grpc_server *create_grpc(const struct bt_public_config *config) {
+    uint32_t timeout_ms = config->keepalive_ms < KEEPALIVE_TIMEOUT_MS_MAX
+                              ? config->keepalive_ms
+                              : KEEPALIVE_TIMEOUT_MS_MAX;
     grpc_resource_quota *quota = grpc_resource_quota_create("public");
     grpc_resource_quota_resize(quota, BT_PUBLIC_QUOTA_BYTES);
     grpc_arg args[] = {
@@ -95,7 +98,7 @@ static grpc_server *create_grpc(const struct bt_public_config *config) {
         NUMBER(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, WINDOW_BYTES),
         NUMBER(GRPC_ARG_MAX_CONCURRENT_STREAMS, BT_PUBLIC_STREAMS_PER_CONNECTION),
         NUMBER(GRPC_ARG_KEEPALIVE_TIME_MS, config->keepalive_ms),
-        NUMBER(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, KEEPALIVE_TIMEOUT_MS),
+        NUMBER(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, timeout_ms),
         NUMBER(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),
         NUMBER(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0),
         NUMBER(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, PING_MIN_MS),
@@ -348,7 +351,9 @@ static bool hand_over_locked(struct bt_public_call *call) {
 
 static void hand_over(struct bt_public_call *call, bool finish) {
     pthread_mutex_lock(&call->lock);
-    bool moved = call->ended || hand_over_locked(call);
+    if (call->ended) /* nobody will take it */
+        call->writer.at = call->writer.end = 0;
+    bool moved = hand_over_locked(call);
     call->finish_given = call->finish_given || (finish && moved);
     if (moved)
         bt_public_call_pump_locked(call);
