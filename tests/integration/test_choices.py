@@ -62,6 +62,16 @@ def test_four_choices_are_one_transfer(cluster):
     assert [c["text"] for c in whole] == [c["text"] for c in singles]
 
 
+def test_choices_of_one_token_are_one_transfer(cluster):
+    """The prefill worker's token ends the first choice; the others still wait for its cache to arrive."""
+    body = {"prompt": [n + 200 for n in PROMPT], "max_tokens": 1, "temperature": 1, "seed": 7, "return_token_ids": True,
+            "ignore_eos": True}
+    before = placed(cluster, "split"), placed(cluster, "local_choice")
+    four = [ids(choice) for choice in choices(cluster, **body, n=4)]
+    assert (placed(cluster, "split") - before[0], placed(cluster, "local_choice") - before[1]) == (1, 3)
+    assert four == [ids(choices(cluster, **{**body, "seed": 7 + i})[0]) for i in range(4)]
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_stream_and_whole_say_the_same(cluster, n):
     body = {"prompt": PROMPT, "max_tokens": 16, "temperature": 1, "seed": 3, "n": n, "logprobs": 2, "echo": True,
