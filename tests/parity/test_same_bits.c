@@ -57,20 +57,20 @@ static void compare(const char *how, const uint64_t *hashes, uint32_t first, uin
             fail_msg("%s: position %u has other bits", how, first + i);
 }
 
-static struct model_run open_model(const char *path, enum bt_profile profile, const char *cpu,
-                                   uint32_t n_threads) {
-    struct model_run run;
-    run_open(&run, &(struct run_options){.path = path,
-                                         .profile = profile,
-                                         .cpu = cpu,
-                                         .n_threads = n_threads,
-                                         .max_context = 1024,
-                                         .n_pages = 256});
-    return run;
+/* In place: the forward pass keeps addresses of what stands in `run`. */
+static void open_model(struct model_run *run, const char *path, enum bt_profile profile,
+                       const char *cpu, uint32_t n_threads) {
+    run_open(run, &(struct run_options){.path = path,
+                                        .profile = profile,
+                                        .cpu = cpu,
+                                        .n_threads = n_threads,
+                                        .max_context = 1024,
+                                        .n_pages = 256});
 }
 
 static void compute_expected(const char *path, enum bt_profile profile, uint32_t n) {
-    struct model_run run = open_model(path, profile, NULL, 1);
+    struct model_run run;
+    open_model(&run, path, profile, NULL, 1);
     make_tokens(n, run.model.shape.n_vocab);
     struct run_seq seq;
     run_seq_init(&run, &seq);
@@ -251,11 +251,54 @@ static void check_scores(struct model_run *run, uint32_t chunk, bool keep_all, c
     run_seq_fini(&other);
 }
 
+/* A key that is no number spoils the logits of every later row: the sequence fails, sampled or not,
+ * and its neighbour does not. */
+static void check_non_finite(struct model_run *run) {
+    struct run_seq seq, other;
+    run_forget_pages(run);
+    run_seq_init(run, &seq);
+    run_seq_init(run, &other);
+    run_step(run, &(struct run_rows){&seq, expected.tokens, 5}, 1);
+    run_cover(run, &other, 4);
+    memset(bt_kv_memory_page(&run->kv, 0, seq.pages[0]), 0xff, run->kv.page_bytes);
+    struct bt_logprobs scores[4];
+    struct bt_step_seq parts[2] = {{.n_rows = 2,
+                                    .position = 5,
+                                    .pages = seq.pages,
+                                    .scores = scores,
+                                    .next = expected.tokens + 6,
+                                    .n_scores = 2},
+                                   {.first_row = 2,
+                                    .n_rows = 2,
+                                    .pages = other.pages,
+                                    .scores = scores + 2,
+                                    .next = expected.tokens + 1,
+                                    .n_scores = 2,
+                                    .score_top = SCORE_TOP}};
+    const int32_t tokens[4] = {expected.tokens[5], expected.tokens[6], expected.tokens[0],
+                               expected.tokens[1]};
+    struct bt_step_result results[2];
+    struct bt_step step = {
+        .tokens = tokens, .n_rows = 4, .seqs = parts, .n_seqs = 2, .results = results};
+    bt_forward_keep_all_rows(run->forward, false);
+    bt_forward_run(run->forward, &step, NULL, NULL);
+    bt_forward_keep_all_rows(run->forward, true);
+    assert_int_equal(results[0].finish, BT_FINISH_ERROR);
+    assert_int_equal(results[0].token, -1);
+    for (int i = 0; i < 2; i++)
+        assert_true(scores[i].logprob == BT_LOGPROB_MIN && scores[i].n_top == 0);
+    assert_int_equal(results[1].finish, BT_FINISH_NONE);
+    assert_memory_equal(&scores[2], expected_scores, 2 * sizeof *scores);
+    run_seq_fini(&seq);
+    run_seq_fini(&other);
+}
+
 static void check_threads_chunks_companions(const char *path, enum bt_profile profile) {
     static const uint32_t chunks[] = {1, 7, 16, 256, 0};
     char how[128];
     for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
-        struct model_run run = open_model(path, profile, NULL, n_threads);
+        struct model_run run;
+        open_model(&run, path, profile, NULL, n_threads);
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
             snprintf(how, sizeof how, "%s, %u threads, chunks of %u",
                      bt_profile_name((uint32_t)profile), n_threads, chunks[i]);
@@ -274,6 +317,7 @@ static void check_threads_chunks_companions(const char *path, enum bt_profile pr
                      bt_profile_name((uint32_t)profile), n_threads, chunks[i]);
             check_scores(&run, chunks[i], i % 2, how);
         }
+        check_non_finite(&run);
         run_close(&run);
     }
 }
@@ -287,7 +331,8 @@ static void check_cpu_paths(const char *path, enum bt_profile profile, uint32_t 
             print_message("not run: %s\n", why);
             continue;
         }
-        struct model_run run = open_model(path, profile, names[i], 2);
+        struct model_run run;
+        open_model(&run, path, profile, names[i], 2);
         snprintf(how, sizeof how, "%s on path %s", bt_profile_name((uint32_t)profile), names[i]);
         check_chunks(&run, 37, n, how);
         if (n == expected.n || n >= 300)

@@ -202,6 +202,13 @@ static void run_case(const json_t *test) {
     run_seq_fini(&fast_seq);
 }
 
+/* docs/numerics.md names these bounds. */
+static void check_logprobs(const struct profile_stats *s, double worst, double mean) {
+    assert_true(s->n_scores > 200 && s->n_greedy > 2000);
+    assert_true(s->worst_score < worst && s->worst_greedy < worst);
+    assert_true(s->sum_score / s->n_scores < mean && s->sum_greedy / s->n_greedy < mean);
+}
+
 static void print_stats(const struct profile_stats *s) {
     print_message("profile %s: %u prompt positions, %u greedy steps; wrong %u and %u; largest "
                   "margin lost %.3f; top logit within %.2g\n",
@@ -246,6 +253,8 @@ static void test_all_prompts(void **state) {
     assert_int_equal(check.fast_stats.n_wrong, 0);
     assert_int_equal(check.fast_stats.n_steps_wrong, 0);
     assert_true(kl > 0 && kl < 1.1 * KL_LLAMA_CPP);
+    check_logprobs(&check.exact_stats, 1e-3, 1e-4);
+    check_logprobs(&check.fast_stats, 1.5, 0.1);
 }
 
 /* Weights and activations in bf16 stray sixteen times less (mean KL 0.00024 in the reference). */
@@ -273,6 +282,7 @@ static void test_profile_bf16_is_nearer(void **state) {
     assert_true(check.n_kl > 200);
     assert_true(kl > 0 && kl < 0.0005);
     assert_true(check.fast_stats.lost_margin < 0.2);
+    check_logprobs(&check.fast_stats, 0.5, 0.03);
 }
 
 /* Keys and values after some layers of one short prompt, so that a failure below has a place. */
