@@ -1,4 +1,4 @@
-"""Disaggregated serving gives the bits of single-process serving: the logits hash of every step is compared."""
+"""Disaggregated serving gives the bits of single-process serving: the logits hash and the logprobs of every step are compared."""
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,13 +33,16 @@ def rows(lengths, vocab):
 
 
 def run(cluster, table, max_tokens):
-    """{name: (token ids, hashes, request id)}"""
+    """{name: (token ids, hashes and logprobs, request id)}"""
     out = {}
 
     def one(name, tokens, fields):
-        choice = cluster.complete(tokens, max_tokens=max_tokens, ignore_eos=True, **fields)
+        choice = cluster.complete(tokens, max_tokens=max_tokens, ignore_eos=True, logprobs=3, **fields)
         assert len(choice["token_ids"]) == max_tokens == len(choice["logits_hashes"]), name
-        out[name] = (choice["token_ids"], choice["logits_hashes"], choice["request_id"])
+        shown = choice["logprobs"]
+        assert len(shown["token_logprobs"]) == max_tokens and all(len(top) >= 3 for top in shown["top_logprobs"]), name
+        numbers = (shown["token_logprobs"], [list(top.values()) for top in shown["top_logprobs"]])
+        out[name] = (choice["token_ids"], (choice["logits_hashes"], numbers), choice["request_id"])
 
     table = list(table)
     for wave in dict.fromkeys(row[3] for row in table):
@@ -58,7 +61,7 @@ def compare(got, expected):
     assert got.keys() == expected.keys()
     for name in expected:
         assert got[name][0] == expected[name][0], f"{name}: other tokens"
-        assert got[name][1] == expected[name][1], f"{name}: other logits"
+        assert got[name][1] == expected[name][1], f"{name}: other logits or logprobs"
 
 
 def check_bytes(cluster, results, prompts, page_bytes):

@@ -9,7 +9,9 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <xxhash.h>
 
+#include "common/base/block_hash.h"
 #include "decode_worker/decode_core.h"
 
 struct world {
@@ -19,7 +21,9 @@ struct world {
     struct bt_msg_ended ended;
     struct bt_step *step;
     struct bt_msg_reserved reserved;
-    uint32_t n_scores; /* heard in all, before any token */
+    uint32_t n_scores;           /* heard in all, before any token */
+    struct bt_logprobs logprobs; /* of the last token told */
+    struct bt_kv_msg grant;
 };
 
 static int set_up(void **state) {
@@ -54,11 +58,15 @@ static void listen(struct world *world) {
     while (bt_decode_core_next(world->core, world->now_us, &action)) {
         if (action.type == BT_DECODE_STEP)
             world->step = action.step;
+        if (action.type == BT_DECODE_LINK_SEND && action.link_msg.type == BT_KV_GRANT)
+            world->grant = action.link_msg;
         if (action.type != BT_DECODE_SEND)
             continue;
         world->n[action.msg->type]++;
         if (action.msg->type == BT_MSG_ENDED)
             world->ended = action.msg->ended;
+        if (action.msg->type == BT_MSG_TOKENS && action.msg->tokens.rows->logprobs)
+            world->logprobs = *action.msg->tokens.rows->logprobs;
         if (action.msg->type == BT_MSG_RESERVED)
             world->reserved = action.msg->reserved;
         if (action.msg->type == BT_MSG_SCORES) {
@@ -224,6 +232,74 @@ static void test_a_scored_row_that_is_no_number_ends_it(void **state) {
     assert_true(bt_decode_core_is_idle(world->core));
 }
 
+/* A prompt of one page, handed off with what `first` says of token 0. */
+static void hand_off(struct world *world, uint64_t request, const struct bt_kv_msg *first) {
+    int32_t tokens[6];
+    for (int32_t i = 0; i < 6; i++)
+        tokens[i] = i;
+    uint64_t layout = bt_fingerprint_hash(&(struct bt_fingerprint){0}), sum = 5;
+    struct bt_kv_msg hello = {.type = BT_KV_HELLO, .ticket = {request, 4}, .n_tokens = 6};
+    hello.chain = bt_block_prompt(bt_block_root("", layout), tokens, 6);
+    bt_decode_core_link_message(world->core, world->now_us, 0, &hello);
+    listen(world);
+    struct bt_kv_frame frame = {.lease = world->grant.lease,
+                                .generation = world->grant.generation,
+                                .n_pages = 1,
+                                .length = 64};
+    struct bt_kv_landing landing;
+    struct bt_error err;
+    assert_int_equal(
+        bt_decode_core_link_frame(world->core, world->now_us, 0, &frame, &landing, &err), BT_OK);
+    bt_decode_core_link_frame_end(world->core, world->now_us, &landing, true, &sum, &sum);
+    struct bt_kv_msg commit = *first;
+    commit.type = BT_KV_COMMIT;
+    commit.ticket = hello.ticket;
+    commit.chain = hello.chain;
+    commit.lease = world->grant.lease;
+    commit.generation = world->grant.generation;
+    commit.n_sums = 1;
+    commit.manifest = XXH3_64bits(&sum, sizeof sum);
+    commit.fingerprint_hash = layout;
+    bt_decode_core_link_message(world->core, world->now_us, 0, &commit);
+    listen(world);
+}
+
+/* What the commit says of token 0 must be what was asked for, or nothing of it is believed. */
+static void test_logprobs_of_the_commit(void **state) {
+    struct world *world = *state;
+    const struct bt_sampling asks = {.max_tokens = 1, .logprobs = 2}, plain = {.max_tokens = 1};
+    const struct bt_kv_msg good = {.token = 9,
+                                   .finish = BT_FINISH_LENGTH,
+                                   .has_logprobs = true,
+                                   .logprobs = {.logprob = -2, .n_top = 1, .top = {{99, -1}}}};
+    struct bt_kv_msg none = good, wide = good, foreign = good;
+    none.has_logprobs = false;
+    wide.logprobs.n_top = 2;
+    foreign.logprobs.top[0].token = 100;
+    const struct {
+        const struct bt_kv_msg *first;
+        const struct bt_sampling *sampling;
+        enum bt_end end;
+    } cases[] = {{&good, &asks, BT_END_DONE},      {&none, &asks, BT_END_CHECKSUM},
+                 {&wide, &asks, BT_END_CHECKSUM},  {&foreign, &asks, BT_END_CHECKSUM},
+                 {&good, &plain, BT_END_CHECKSUM}, {&none, &plain, BT_END_DONE}};
+    attach(world);
+    bt_decode_core_link_up(world->core, world->now_us, 0, (struct bt_id){9, 9});
+    for (uint64_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        world->logprobs = (struct bt_logprobs){0};
+        tell_work(world, 1 + i, 6, false, cases[i].sampling);
+        assert_true(world->reserved.accepted);
+        hand_off(world, 1 + i, cases[i].first);
+        assert_int_equal(world->ended.key.request, 1 + i);
+        assert_int_equal(world->ended.reason, cases[i].end);
+        assert_int_equal(world->ended.next_index, cases[i].end == BT_END_DONE);
+        if (i == 0)
+            assert_memory_equal(&world->logprobs, &good.logprobs, sizeof good.logprobs);
+        else
+            assert_int_equal(world->logprobs.n_top, 0);
+    }
+}
+
 static void test_what_can_never_run_here_is_refused(void **state) {
     struct world *world = *state;
     const struct bt_logit_bias bias[] = {{99, 1}, {100, 1}};
@@ -249,6 +325,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_a_scored_prompt_takes_no_prefix, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_scored_row_that_is_no_number_ends_it, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(test_logprobs_of_the_commit, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_can_never_run_here_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
