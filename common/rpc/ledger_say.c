@@ -51,9 +51,13 @@ static bool is_same_status(const struct bt_msg_status *a, const struct bt_msg_st
 void bt_ledger_set_status(struct bt_ledger *ledger, const struct bt_msg_status *status) {
     if (is_same_status(&ledger->status, status))
         return;
+    bool leaves = status->draining && !ledger->status.draining;
     ledger->status = *status;
-    for (uint32_t i = 0; i < BT_MAX_ROUTERS; i++)
+    for (uint32_t i = 0; i < BT_MAX_ROUTERS; i++) {
         ledger->streams[i].status_changed = true;
+        if (leaves) /* it may be its last word: at once */
+            ledger->streams[i].status_us = 0;
+    }
 }
 
 /* ---- the prefix index ---- */
