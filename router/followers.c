@@ -2,7 +2,6 @@
  */
 #include "router/followers.h"
 
-#include "common/base/assert.h"
 #include "router/core_state.h"
 #include "router/lifecycle.h"
 
