@@ -54,8 +54,11 @@ void sim_make_choices(struct sim *sim) {
         struct sim_client *client = &sim->clients[leader];
         uint32_t n_more = sim_chance(&random, 50) ? 1 + sim_below(&random, 3) : 0;
         /* Its first token, which its prefill worker gives, is then its last. */
-        if (n_more && sim_chance(&random, 20))
+        if (n_more && sim_chance(&random, 20)) {
             client->sampling.max_tokens = client->sampling.min_tokens = 1;
+            if (sim->enabled[SIM_SHORT_DEADLINE] && sim_chance(&random, 50))
+                client->deadline_ms = 1 + sim_below(&random, 400);
+        }
         for (uint32_t i = 1; i <= n_more && sim->n_clients < SIM_CLIENTS; i++)
             make_follower(sim, &random, leader, i);
     }
