@@ -149,7 +149,7 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *n_out,
                    const unsigned char *offered, unsigned int n_offered, void *wanted) {
     size_t n = strlen(wanted);
     (void)ssl;
-    for (unsigned int i = 0; i + offered[i] < n_offered; i += 1u + offered[i])
+    for (unsigned int i = 0; i < n_offered && i + offered[i] < n_offered; i += 1u + offered[i])
         if (offered[i] == n && !memcmp(offered + i + 1, wanted, n)) {
             *out = offered + i + 1;
             *n_out = offered[i];

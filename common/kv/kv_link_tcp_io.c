@@ -166,6 +166,13 @@ struct moved {
     bool is_ended;   /* the peer has closed */
 };
 
+/* A connection that the peer broke during the exchange was not a plain-text one to it. */
+static void doom_broken(struct bt_kv_tcp_conn *conn, const char *doing, int error) {
+    bool may_want_tls = conn->state == BT_KV_TCP_EXCHANGE && conn->set->config.prefill;
+    bt_kv_tcp_doom(conn, "%s the peer failed: %s%s", doing, strerror(error),
+                   may_want_tls ? "; it may want TLS (--tls-cert, --tls-key, --tls-ca)" : "");
+}
+
 static struct moved send_plain(struct bt_kv_tcp_conn *conn, struct iovec *iov, int n_iov) {
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = (size_t)n_iov};
     ssize_t n;
@@ -175,7 +182,7 @@ static struct moved send_plain(struct bt_kv_tcp_conn *conn, struct iovec *iov, i
     if (n >= 0)
         return (struct moved){.n = (size_t)n};
     if (errno != EAGAIN && errno != EWOULDBLOCK)
-        bt_kv_tcp_doom(conn, "writing to the peer failed: %s", strerror(errno));
+        doom_broken(conn, "writing to", errno);
     return (struct moved){.is_blocked = true};
 }
 
@@ -292,7 +299,7 @@ static struct moved read_plain(struct bt_kv_tcp_conn *conn, struct iovec *iov, i
                               /* the socket is empty for now */
                               .is_blocked = (size_t)n < total(iov, n_iov)};
     if (errno != EAGAIN && errno != EWOULDBLOCK)
-        bt_kv_tcp_doom(conn, "reading from the peer failed: %s", strerror(errno));
+        doom_broken(conn, "reading from", errno);
     return (struct moved){.is_blocked = true};
 }
 

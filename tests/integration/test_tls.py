@@ -50,7 +50,7 @@ def test_same_tokens_as_without(baton, tiny, cluster, logs):
 def refused_start(baton, args, word):
     run = subprocess.run([str(a) for a in [baton, *args]], capture_output=True, text=True, timeout=60)
     assert run.returncode == 2, (run.returncode, run.stderr)
-    lines = [line for line in run.stderr.splitlines() if " info " not in line]
+    lines = [line for line in run.stderr.splitlines() if '"level":"info"' not in line]
     assert len(lines) == 1 and word in lines[0], run.stderr
 
 
@@ -79,8 +79,13 @@ def test_own_files_are_judged_at_the_start(baton, tiny, certs, foreign):
 
 # ---- refused by the peer ----
 
+def log_of(process):
+    """All of it, as it would be read on a terminal."""
+    return process.log_path.read_text(errors="replace").replace('\\"', '"')
+
+
 def wait_for_line(process, word):
-    Cluster.wait_for(lambda: word in process.text(), f"{process.name} says \"{word}\":\n{process.text()}", WAIT_S)
+    Cluster.wait_for(lambda: word in log_of(process), f"{process.name} says: {word}", WAIT_S)
 
 
 def stranger(cluster, name, args):
@@ -210,7 +215,7 @@ def test_certificates_change_under_load(baton, tiny, tmp_path):
                 stop.set()
         assert not failed, failed[0]
         for process in cluster.processes():
-            assert "SIGHUP: the " in process.text() or process.name in ("prefill-2", "prefill-3")
+            assert "SIGHUP: the " in log_of(process) or process.name in ("prefill-2", "prefill-3")
 
 
 # ---- baton certs ----
