@@ -132,6 +132,8 @@ static void fill(struct bt_router_core *core, struct bt_request *req,
     uint32_t deadline_ms = submit->deadline_ms ? submit->deadline_ms : core->config.deadline_ms;
     req->user = submit->user;
     strncpy(req->tenant, submit->tenant, sizeof req->tenant - 1);
+    if (submit->caller)
+        req->caller = *submit->caller;
     req->sampling = submit->sampling;
     req->sampling.max_tokens = max_tokens;
     if (!submit->seed_given)

@@ -322,6 +322,7 @@ static bt_status submit_choice(struct bt_completion *c, const struct bt_generate
         .max_tokens_given = request->max_tokens_given,
         .deadline_ms = request->deadline_ms,
         .tenant = request->tenant,
+        .caller = &request->caller,
         .leader = k ? leader->req : NULL,
         .user = choice,
     };

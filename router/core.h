@@ -63,6 +63,7 @@ struct bt_submit {
     bool max_tokens_given; /* else sampling.max_tokens becomes what fits (readable in req) */
     uint32_t deadline_ms;  /* 0: the configured one */
     const char *tenant;    /* "" for none; < BT_NAME_BYTES bytes */
+    const struct bt_caller *caller; /* for the record; NULL: nobody known */
     /* Another live request with the same prompt and tenant, or NULL. This one then waits until the
      * leader's cache is on its decode worker (or the leader has ended) and runs there, so that one
      * prefill and one transfer serve both. A choice of a request is such a follower. */
@@ -197,6 +198,7 @@ bool bt_router_core_worker(const struct bt_router_core *core, uint64_t now_us, u
 struct bt_request_record {
     uint64_t id;
     char tenant[BT_NAME_BYTES];
+    struct bt_caller caller;
     enum bt_request_state state; /* ENDED, or where a live one stands */
     bt_status status;
     enum bt_finish finish;

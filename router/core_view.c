@@ -111,6 +111,7 @@ void bt_core_describe(const struct bt_router_core *core, uint64_t now_us,
         out->pub.ttft_us = req->first_token_us - req->arrived_us;
     if (n_generated > 1)
         out->pub.itl_mean_us = (req->last_token_us - req->first_token_us) / (n_generated - 1);
+    out->pub.caller = req->caller;
     memcpy(out->pub.tenant, req->tenant, sizeof out->pub.tenant);
     memcpy(out->pub.p_name, req->p_name, sizeof out->pub.p_name);
     memcpy(out->pub.d_name, req->d_name, sizeof out->pub.d_name);

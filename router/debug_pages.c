@@ -119,6 +119,8 @@ void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_r
                           bt_placement_name(r->placement));
     add_name(out, "reason", reasons[r->placement < BT_PLACEMENT_COUNT ? r->placement : 0]);
     add_name(out, "tenant", r->tenant);
+    add_name(out, "key", r->caller.key);
+    add_name(out, "client_id", r->caller.id);
     add_name(out, "prefill_worker", r->p_name);
     add_name(out, "decode_worker", r->d_name);
     bt_text_buffer_printf(out,

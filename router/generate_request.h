@@ -13,6 +13,7 @@
 #include "common/base/sampling.h"
 #include "common/base/status.h"
 #include "common/text/slice.h"
+#include "router/caller.h"
 
 /* Which field is at fault, beside the sentence. */
 struct bt_generate_fault {
@@ -63,6 +64,7 @@ struct bt_generate_request {
     bool max_tokens_given, seed_given;
     uint32_t deadline_ms;       /* 0: the configured one */
     char tenant[BT_NAME_BYTES]; /* whose prefix cache is shared; "" for all */
+    struct bt_caller caller;
 };
 
 /* What most clients mean who say nothing: one choice, temperature 1, an answer as long as the

@@ -71,7 +71,7 @@ static void refuse_shape(struct bt_grpc_api *api, struct bt_public_call *call,
 
 /* The one place where keys are looked at. */
 static bool may_call(struct bt_grpc_api *api, struct bt_public_call *call) {
-    char authorization[BT_API_KEY_BYTES_MAX + 16] = "", name[BT_API_NAME_BYTES];
+    char authorization[BT_API_KEY_BYTES_MAX + 16] = "";
     struct bt_generate_fault fault = {0};
     struct bt_error err;
     const char *value;
@@ -82,24 +82,25 @@ static bool may_call(struct bt_grpc_api *api, struct bt_public_call *call) {
         snprintf(authorization, sizeof authorization, "%.*s",
                  (int)(n < sizeof authorization ? n : sizeof authorization - 1), value);
     const struct bt_api_caller caller = {.authorization = given ? authorization : NULL};
-    if (bt_api_keys_check(api->shell->keys, &caller, BT_API_CLIENT, name, &err) == BT_OK)
+    api->caller = (struct bt_caller){.key = ""};
+    if (bt_api_keys_check(api->shell->keys, &caller, BT_API_CLIENT, api->caller.key, &err) == BT_OK)
         return true;
     bt_grpc_api_refuse(api, call, err.status, err.text, &fault, NULL);
     return false;
 }
 
 /* The caller's own id where it can be sent back as it is. True: it was set. */
-static bool set_client_id(struct bt_public_call *call) {
-    char id[BT_PUBLIC_ID_BYTES];
+static bool set_client_id(struct bt_grpc_api *api, struct bt_public_call *call) {
+    char *id = api->caller.id;
     const char *value;
     size_t n;
-    if (!bt_public_header(call, "x-request-id", &value, &n) || !n || n >= sizeof id)
+    if (!bt_public_header(call, "x-request-id", &value, &n) || !n || n >= sizeof api->caller.id ||
+        n >= BT_PUBLIC_ID_BYTES)
         return false;
     for (size_t i = 0; i < n; i++)
         if (value[i] <= 0x20 || value[i] >= 0x7f)
             return false;
-    memcpy(id, value, n);
-    id[n] = 0;
+    memcpy(id, value, n); /* its end is zeroed already */
     bt_public_set_request_id(call, id);
     return true;
 }
@@ -162,7 +163,7 @@ static void generate(struct bt_grpc_api *api, const struct bt_public_event *even
     struct bt_error err;
     const struct bt_generate_check check = {&fault, &err};
     char field[BT_INFERENCE_FIELD_BYTES];
-    bool has_id = set_client_id(event->call);
+    bool has_id = set_client_id(api, event->call);
     if (bt_inference_read_generate(event->bytes, event->n_bytes, &api->arena, &message, field,
                                    &err) < 0) {
         refuse_shape(api, event->call, &err, field);
@@ -171,6 +172,7 @@ static void generate(struct bt_grpc_api *api, const struct bt_public_event *even
     bt_status status = bt_grpc_request_fill(&message, &request, &check);
     if (status == BT_OK) {
         request.generate.deadline_ms = deadline_ms(api, event->call);
+        request.generate.caller = api->caller;
         status = start(api, event->call, &request.generate, has_id, &check);
         bt_grpc_request_fini(&request);
     }
@@ -221,7 +223,7 @@ static void tokenize(struct bt_grpc_api *api, const struct bt_public_event *even
     const struct bt_generate_check check = {&fault, &err};
     struct bt_prompt prompt;
     char field[BT_INFERENCE_FIELD_BYTES];
-    set_client_id(event->call);
+    set_client_id(api, event->call);
     if (bt_inference_read_tokenize(event->bytes, event->n_bytes, &api->arena, &message, field,
                                    &err) < 0) {
         refuse_shape(api, event->call, &err, field);
@@ -239,7 +241,7 @@ static void tokenize(struct bt_grpc_api *api, const struct bt_public_event *even
 
 static void list_models(struct bt_grpc_api *api, const struct bt_public_event *event) {
     const struct bt_shell *shell = api->shell;
-    set_client_id(event->call);
+    set_client_id(api, event->call);
     answer(
         api, event->call,
         bt_inference_pack_model(&api->buffer, shell->model, max_context(shell), shell->started_s));

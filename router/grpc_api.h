@@ -28,6 +28,7 @@ struct bt_grpc_api {
     struct bt_public_health health;
     struct bt_wire_arena arena;        /* of the message at hand */
     struct bt_inference_buffer buffer; /* of the answer at hand */
+    struct bt_caller caller;           /* of the call at hand */
     struct bt_grpc_call *calls;        /* of Generate */
     size_t n_calls;
     uint64_t n_requests, n_refused;

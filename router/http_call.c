@@ -9,7 +9,9 @@
 #include "router/http_state.h"
 #include "router/openai_answer.h"
 
-enum { CLIENT_ID_BYTES_MAX = 64, CORS_HEADERS_BYTES_MAX = 1024 };
+enum { CORS_HEADERS_BYTES_MAX = 1024 };
+
+_Static_assert((int)BT_API_NAME_BYTES == (int)BT_CALLER_KEY_BYTES, "a key's name fits");
 
 struct bt_http_call *bt_http_call_create(struct bt_http_connection *connection) {
     struct bt_http_call *call = calloc(1, sizeof *call);
@@ -52,18 +54,23 @@ bool bt_http_call_query(struct bt_http_call *call, const char *name, char *out, 
     return bt_http_query_value(call->head.query, name, out, out_bytes);
 }
 
-const char *bt_http_call_key_name(const struct bt_http_call *call) {
-    return call->key_name;
-}
-
-const char *bt_http_call_client_id(const struct bt_http_call *call) {
+static const char *client_id(const struct bt_http_call *call) {
     const char *given = bt_http_find_header(&call->head, "X-Request-Id");
-    if (!given || !*given || strlen(given) > CLIENT_ID_BYTES_MAX)
+    if (!given || !*given || strlen(given) >= BT_CALLER_ID_BYTES)
         return NULL;
     for (const char *p = given; *p; p++)
         if (*p <= 0x20 || *p >= 0x7f)
             return NULL;
     return given;
+}
+
+struct bt_caller bt_http_call_caller(const struct bt_http_call *call) {
+    struct bt_caller caller = {.key = ""};
+    const char *id = client_id(call);
+    memcpy(caller.key, call->key_name, sizeof caller.key);
+    if (id)
+        memcpy(caller.id, id, strlen(id) + 1);
+    return caller;
 }
 
 void bt_http_call_set_id(struct bt_http_call *call, uint64_t id) {
@@ -118,7 +125,7 @@ static uint64_t draw_id(struct bt_http_server *server) {
 }
 
 static void write_ids(struct bt_http_call *call, struct bt_text_buffer *out) {
-    const char *given = bt_http_call_client_id(call);
+    const char *given = client_id(call);
     if (!call->id)
         call->id = draw_id(call->connection->server);
     if (given) {

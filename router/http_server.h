@@ -14,6 +14,7 @@
 #include "common/base/status.h"
 #include "common/text/slice.h"
 #include "router/api_keys.h"
+#include "router/caller.h"
 #include "router/text_buffer.h"
 
 struct event_base;
@@ -83,11 +84,9 @@ const char *bt_http_call_header(struct bt_http_call *call, const char *name); /*
 bool bt_http_call_path(struct bt_http_call *call, size_t from, char *out, size_t out_bytes);
 /* Value of a query parameter, decoded, into out; false where it is absent or does not fit. */
 bool bt_http_call_query(struct bt_http_call *call, const char *name, char *out, size_t out_bytes);
-/* The name of the API key that was shown; "" without one. Until the call ends. */
-const char *bt_http_call_key_name(const struct bt_http_call *call);
-/* The X-Request-Id that the client gave, 1 to 64 printable characters, or NULL. Until the call
- * ends. */
-const char *bt_http_call_client_id(const struct bt_http_call *call);
+/* The name of the API key that was shown, and the X-Request-Id that the client gave, where it is 1
+ * to 64 printable characters. */
+struct bt_caller bt_http_call_caller(const struct bt_http_call *call);
 /* Our own number of the request. Each answer says it as X-Request-Id, or as X-Baton-Request-Id
  * where the client gave an X-Request-Id, which is then said back. One is drawn where none is set.
  */

@@ -216,6 +216,7 @@ static void serve(struct bt_shell *shell, struct bt_http_call *call, enum bt_ope
                                                bt_tokenizer_size(shell->text.tokenizer), join,
                                                &request, &fault, &err);
     if (status == BT_OK) {
+        request.generate.caller = bt_http_call_caller(call);
         status = start(shell, call, &request, &fault, &err);
         bt_openai_request_fini(&request);
     }

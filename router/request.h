@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "common/rpc/registry_msg.h"
+#include "router/caller.h"
 
 /* What the router waits for. The reaction to each event in each state is the table in
  * router/lifecycle.c. */
@@ -92,6 +93,7 @@ struct bt_request {
     uint32_t attempt; /* 0 before the first placement */
     struct bt_id ticket;
     char tenant[BT_NAME_BYTES];
+    struct bt_caller caller;
     struct bt_sampling sampling; /* its bias is NULL: the entries are in the token store */
 
     /* Prompt and emitted tokens, in the core's token store. */

@@ -20,6 +20,10 @@ static const char *verdict_word(const struct bt_verdict *verdict) {
 static void add_text(struct bt_text_buffer *out, const struct bt_request_record *r,
                      const char *reason) {
     bt_text_buffer_printf(out, "request %016" PRIx64 " %s", r->id, bt_status_name(r->status));
+    if (*r->caller.key)
+        bt_text_buffer_printf(out, " for %s", r->caller.key);
+    if (*r->caller.id)
+        bt_text_buffer_printf(out, " as %s", r->caller.id);
     if (*reason)
         bt_text_buffer_printf(out, " (%s)", reason);
     bt_text_buffer_printf(out,
@@ -48,7 +52,7 @@ static void add_text(struct bt_text_buffer *out, const struct bt_request_record 
                               r->verdict.advice);
 }
 
-static void add_worker(struct bt_text_buffer *out, const char *key, const char *name) {
+static void add_name(struct bt_text_buffer *out, const char *key, const char *name) {
     if (!*name)
         return;
     bt_text_buffer_printf(out, ",\"%s\":", key);
@@ -68,8 +72,10 @@ static void add_members(struct bt_text_buffer *out, const struct bt_request_reco
                           ",\"attempts\":%" PRIu32 ",\"placement\":\"%s\"",
                           r->prompt_tokens, r->generated_tokens, r->attempts,
                           bt_placement_name(r->placement));
-    add_worker(out, "prefill_worker", r->p_name);
-    add_worker(out, "decode_worker", r->d_name);
+    add_name(out, "key", r->caller.key);
+    add_name(out, "client_id", r->caller.id);
+    add_name(out, "prefill_worker", r->p_name);
+    add_name(out, "decode_worker", r->d_name);
     bt_text_buffer_printf(out, ",\"ttft_ms\":%.3f,\"itl_mean_ms\":%.3f,\"itl_max_ms\":%.3f",
                           ms(r->ttft_us), ms(r->itl_mean_us), ms(r->itl_max_us));
     bt_text_buffer_add_literal(out, ",\"stages\":");

@@ -94,6 +94,23 @@ def test_refused_before_the_body(keyed):
     assert read_all(sock).startswith(b"HTTP/1.1 401")
 
 
+def test_records_say_who_asked(keyed):
+    """The key's name and the client's id, in the record and in the log line; the key nowhere."""
+    status, headers, _ = keyed.request("POST", "/v1/completions", {"prompt": "x", "max_tokens": 1},
+                                       {"Authorization": f"Bearer {keyed.keys['alice']}", "X-Request-Id": "run-7"})
+    assert status == 200
+    ours = headers["X-Baton-Request-Id"]
+    (record,) = keyed.json(f"/debug/requests?id={ours}")["requests"]
+    assert record["key"] == "alice" and record["client_id"] == "run-7"
+
+    def line():
+        return next((x for x in keyed.router.log_path.read_text().splitlines() if ours in x), None)
+
+    keyed.wait_for(line, "the request is logged")
+    assert json.loads(line())["key"] == "alice" and json.loads(line())["client_id"] == "run-7"
+    assert not any(key in keyed.router.log_path.read_text() for key in keyed.keys.values())
+
+
 def test_keys_are_read_again(keyed, baton):
     def alice():
         return keyed.request("GET", "/v1/models", headers={"Authorization": f"Bearer {keyed.keys['alice']}"})[0]
