@@ -79,7 +79,9 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
 
     def open(self, url):
+        self.run("window.left = true")
         self.call("Page.navigate", url=url)
+        self.wait("!window.left && document.readyState == 'complete'", f"{url} is loaded")
 
     def run(self, script):
         """The value of an expression; a promise is awaited."""

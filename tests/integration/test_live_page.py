@@ -3,10 +3,12 @@ import base64
 import hashlib
 import itertools
 import re
+import subprocess
 
 import browser
 import pytest
 from cluster import Cluster
+from front import front
 
 needs_browser = pytest.mark.skipif(not browser.find(), reason="chromium is not installed: apt-get install chromium")
 
@@ -116,6 +118,35 @@ def test_in_a_browser(cluster, tmp_path):
         tab.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = 1'}))")
         assert tab.run("window.ran") is None
         assert [line for line in tab.said if "Content Security Policy" in line or "ContentSecurityPolicy" in line], tab.said
+
+
+@needs_browser
+def test_with_api_keys(baton, tiny, logs, tmp_path):
+    """From this machine the page is open and asking needs a key; from elsewhere an operator's key opens both."""
+    file = tmp_path / "keys"
+    keys = {name: subprocess.run([baton, "keys", "add", name, "--file", file, *flags], check=True, capture_output=True,
+                                 text=True).stdout.split()[-1] for name, flags in [("alice", []), ("root", ["--operator"])]}
+    with front(baton, tiny, logs, router_args=["--api-key-file", file]) as cluster, browser.Browser(tmp_path) as tab:
+        def give(key):
+            tab.run(f"$('key').value = '{key}'; $('keyform').requestSubmit()")
+        tab.open(cluster.url)
+        tab.wait("$('state').textContent == 'serving'", "a local page is served without a key")
+        tab.run("$('askform').requestSubmit()")
+        tab.wait("!$('keyform').hidden && !asking && $('answer').textContent != ''", "asking asks for a key")
+        give(keys["alice"])
+        tab.run("$('askform').requestSubmit()")
+        tab.wait("/first token .* tokens/.test($('times').textContent) && !asking", "an answer has streamed")
+        assert tab.run("$('keyform').hidden")
+        # What came through a proxy is not local.
+        tab.call("Network.setExtraHTTPHeaders", headers={"X-Forwarded-For": "192.0.2.1"})
+        tab.wait("$('state').textContent == 'key needed' && $('notice').textContent.includes('operator')", "an operator's is asked for")
+        give("wrong")
+        tab.wait("$('notice').textContent.includes('does not know this key')", "a wrong key is refused")
+        give(keys["root"])
+        tab.wait("$('state').textContent == 'serving' && $('keyform').hidden && $('notice').hidden", "the operator's key opens it")
+        assert tab.run("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+        tab.open(cluster.url)
+        tab.wait("$('state').textContent == 'key needed'", "a reload has forgotten it")
 
 
 @needs_browser
