@@ -58,6 +58,9 @@ struct pair {
     struct caller caller;
     struct heard heard[N_HEARD];
     uint32_t n_heard;
+    /* Sees each event while its call lives; may be NULL. */
+    void (*on_event)(struct pair *pair, const struct bt_public_event *event);
+    void *arg;
 };
 
 static inline uint64_t clock_ms(void) {
@@ -162,6 +165,8 @@ static inline void pair_turn(struct pair *pair, struct call *calls, size_t n_cal
     struct bt_public_event got;
     while (pair->server && bt_public_next(pair->server, &got)) {
         assert_true(pair->n_heard < N_HEARD);
+        if (pair->on_event)
+            pair->on_event(pair, &got);
         struct heard *heard = &pair->heard[pair->n_heard++];
         *heard = (struct heard){got.type, got.call, got.method, got.n_bytes, {0}};
         if (got.bytes)
