@@ -7,10 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <event2/event.h>
 
-#include "common/base/log.h"
-#include "common/base/tls.h"
 #include "common/rpc/public_reflection.h"
 #include "common/rpc/public_status.h"
 #include "router/api_keys.h"
@@ -21,8 +18,9 @@
 #include "router/shell.h"
 
 enum method { GENERATE, TOKENIZE, LIST_MODELS, CHECK, WATCH, REFLECT, REFLECT_ALPHA, METHODS };
+_Static_assert((int)METHODS == (int)BT_GRPC_METHODS, "each method has its row");
 
-static const struct bt_public_method methods[METHODS] = {
+const struct bt_public_method bt_grpc_methods[BT_GRPC_METHODS] = {
     [GENERATE] = {BT_INFERENCE_GENERATE, .joins_responses = true},
     [TOKENIZE] = {BT_INFERENCE_TOKENIZE},
     [LIST_MODELS] = {BT_INFERENCE_LIST_MODELS},
@@ -121,7 +119,7 @@ static void link_call(struct bt_grpc_call *call) {
     api->n_calls++;
 }
 
-static void end_call(struct bt_grpc_call *call) {
+void bt_grpc_api_end_call(struct bt_grpc_call *call) {
     struct bt_grpc_api *api = call->api;
     *(call->previous ? &call->previous->next : &api->calls) = call->next;
     if (call->next)
@@ -277,7 +275,7 @@ static void on_room(const struct bt_public_event *event) {
     struct bt_grpc_call *call = bt_public_user(event->call);
     if (event->method == GENERATE && call && call->completion)
         bt_completion_resume(call->completion);
-    else if (methods[event->method].many_requests)
+    else if (bt_grpc_methods[event->method].many_requests)
         bt_public_receive(event->call);
 }
 
@@ -289,7 +287,7 @@ static void on_closed(struct bt_grpc_api *api, const struct bt_public_event *eve
         return;
     if (call->completion) /* the client has left, or did not read, or its deadline has passed */
         bt_completion_cancel(call->completion);
-    end_call(call);
+    bt_grpc_api_end_call(call);
 }
 
 static void on_event(struct bt_grpc_api *api, const struct bt_public_event *event) {
@@ -310,110 +308,11 @@ static void on_event(struct bt_grpc_api *api, const struct bt_public_event *even
     }
 }
 
-static void on_readable(evutil_socket_t fd, short what, void *arg) {
-    (void)fd, (void)what;
-    struct bt_grpc_api *api = arg;
+void bt_grpc_api_turn(struct bt_grpc_api *api) {
     struct bt_public_event event;
     while (bt_public_next(api->server, &event)) {
         bt_shell_now(api->shell);
         on_event(api, &event);
         bt_shell_drain(api->shell); /* at the end of the turn comes the flush */
     }
-}
-
-void bt_grpc_api_flush(struct bt_grpc_api *api) {
-    bt_public_health_set(&api->health,
-                         bt_router_core_ready(api->shell->core) && !api->shell->draining);
-    bt_public_flush(api->server);
-}
-
-void bt_grpc_api_sweep(struct bt_grpc_api *api, uint64_t now_us) {
-    bt_public_sweep(api->server, now_us);
-}
-
-/* ---- start and end ---- */
-
-static void on_connection(void *arg, int fd) {
-    struct bt_grpc_api *api = arg;
-    bt_public_add_connection(api->server, fd);
-}
-
-static bt_status find_port(const struct bt_router_options *o, uint16_t *port,
-                           struct bt_error *err) {
-    uint32_t wanted = o->grpc_port;
-    if (wanted == BT_GRPC_PORT_STANDARD)
-        wanted = o->port ? o->port + 1 : 0;
-    if (wanted > UINT16_MAX)
-        return bt_fail(err, BT_E_INVALID,
-                       "port is %" PRIu32 ", so there is none after it for gRPC: "
-                       "give --grpc-port",
-                       o->port);
-    *port = (uint16_t)wanted;
-    return BT_OK;
-}
-
-static bt_status open_all(struct bt_grpc_api *api, struct bt_error *err) {
-    const struct bt_router_options *o = api->shell->options;
-    struct event_base *base = api->shell->base;
-    uint16_t port = 0;
-    BT_TRY(find_port(o, &port, err));
-    const struct bt_tls_config tls = {
-        .cert = o->http_tls_cert, .key = o->http_tls_key, .alpn = "h2", .takes_1_2 = true};
-    if (o->http_tls_cert)
-        BT_TRY(bt_tls_create(&tls, &api->tls, err));
-    const struct bt_public_config server = {.methods = methods,
-                                            .n_methods = METHODS,
-                                            .message_bytes_max = (uint32_t)o->body_bytes_max,
-                                            .stuck_ms = o->client_stuck_ms};
-    const struct bt_grpc_listener_config listener = {.host = o->host,
-                                                     .port = port,
-                                                     .connections_max = o->grpc_connections_max,
-                                                     .tls = api->tls,
-                                                     .on_connection = on_connection,
-                                                     .arg = api};
-    BT_TRY(bt_public_start(&server, &api->server, err));
-    BT_TRY(bt_grpc_listener_start(base, &listener, &api->listener, err));
-    api->event = event_new(base, bt_public_fd(api->server), EV_READ | EV_PERSIST, on_readable, api);
-    if (!api->event || event_add(api->event, NULL) != 0)
-        return bt_fail(err, BT_E_NO_MEMORY, "cannot watch the gRPC port's calls");
-    return BT_OK;
-}
-
-bt_status bt_grpc_api_open(struct bt_shell *shell, struct bt_grpc_api **out, struct bt_error *err) {
-    struct bt_grpc_api *api = calloc(1, sizeof *api);
-    if (!api)
-        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the gRPC port");
-    api->shell = shell;
-    bt_wire_arena_init(&api->arena, BT_INFERENCE_ARENA_BYTES);
-    bt_status status = open_all(api, err);
-    if (status < 0)
-        bt_grpc_api_close(api);
-    else
-        *out = api;
-    return status;
-}
-
-void bt_grpc_api_close(struct bt_grpc_api *api) {
-    if (!api)
-        return;
-    if (api->event)
-        event_free(api->event);
-    bt_grpc_listener_destroy(api->listener);
-    bt_public_stop(api->server);
-    while (api->calls)
-        end_call(api->calls);
-    bt_tls_destroy(api->tls);
-    bt_wire_arena_fini(&api->arena);
-    bt_inference_buffer_fini(&api->buffer);
-    free(api);
-}
-
-void bt_grpc_api_reload(struct bt_grpc_api *api) {
-    struct bt_error err;
-    if (api->tls && bt_tls_reload(api->tls, &err) != BT_OK)
-        BT_WARN("the gRPC certificate stays as it was: %s", err.text);
-}
-
-const char *bt_grpc_api_address(const struct bt_grpc_api *api) {
-    return bt_grpc_listener_address(api->listener);
 }

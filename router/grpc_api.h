@@ -1,8 +1,9 @@
-/* The public gRPC door: Generate, Tokenize, ListModels, health and reflection (proto/).
+/* The calls of the public gRPC door: Generate, Tokenize, ListModels, health and reflection
+ * (proto/).
  *
- * Stands beside the HTTP door before the same front (completion.h). Everything runs on the loop
- * thread. Health follows whether the router is ready, and turns NOT_SERVING first when it drains;
- * then new calls are refused and open streams finish. */
+ * Before the same front as HTTP's handlers (completion.h). Health follows whether the router is
+ * ready, and turns NOT_SERVING first when it drains; then new calls are refused and open streams
+ * finish. Everything runs on the loop thread; grpc_door.h opens and closes it. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -19,6 +20,9 @@ struct bt_shell;
 struct bt_tls;
 struct event;
 
+enum { BT_GRPC_METHODS = 7 };
+extern const struct bt_public_method bt_grpc_methods[BT_GRPC_METHODS];
+
 struct bt_grpc_api {
     struct bt_shell *shell;
     struct bt_tls *tls; /* the HTTP door's files, for HTTP/2; NULL: plain */
@@ -34,19 +38,10 @@ struct bt_grpc_api {
     uint64_t n_requests, n_refused;
 };
 
-/* After the HTTP door, whose host, keys and certificate it shares. BT_E_INVALID, BT_E_IO (cannot
- * listen there), BT_E_NO_MEMORY. */
-bt_status bt_grpc_api_open(struct bt_shell *shell, struct bt_grpc_api **out, struct bt_error *err);
-/* Cancels what is open; completions have been freed. NULL is accepted. */
-void bt_grpc_api_close(struct bt_grpc_api *api);
-/* The certificate again; what cannot be read stays as it was, and the log says so. */
-void bt_grpc_api_reload(struct bt_grpc_api *api);
-/* "host:port" with the true port. */
-const char *bt_grpc_api_address(const struct bt_grpc_api *api);
-/* At the end of each turn: says the health, sends what the turn brought. */
-void bt_grpc_api_flush(struct bt_grpc_api *api);
-/* From the loop's tick: cancels clients that do not read. */
-void bt_grpc_api_sweep(struct bt_grpc_api *api, uint64_t now_us);
+/* Takes the server's events: calls are answered, or started. */
+void bt_grpc_api_turn(struct bt_grpc_api *api);
+/* Frees a call of Generate whose completion is no more. */
+void bt_grpc_api_end_call(struct bt_grpc_call *call);
 /* Ends a call with the status, its sentence and the details. prompt names the field better; may be
  * NULL. */
 void bt_grpc_api_refuse(struct bt_grpc_api *api, struct bt_public_call *call, bt_status status,

@@ -5,6 +5,7 @@
 #include <event2/buffer.h>
 
 #include "common/base/metrics.h"
+#include "router/grpc_door.h"
 #include "router/http_door.h"
 #include "router/shell.h"
 
@@ -241,6 +242,7 @@ void bt_metrics_on_page(void *arg, struct bt_http_call *call) {
         const struct bt_router_counters *counters = bt_router_core_counters(shell->core);
         write_table(out, counters, shell);
         bt_http_door_write_metrics(shell, out);
+        bt_grpc_door_write_metrics(shell, out);
         write_reasons(out, counters);
         bt_request_times_write(out, &shell->times);
         write_workers(out, &views);

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "common/rpc/rpc.h"
-#include "router/grpc_api.h"
+#include "router/grpc_door.h"
 #include "router/shell.h"
 
 enum { EXIT_ENDED = 0, EXIT_AT_ONCE = 1, EXIT_REFUSED = 2 };
@@ -49,7 +49,7 @@ int bt_router_run(const struct bt_router_options *options) {
     int code = EXIT_REFUSED;
     if (bt_shell_init(shell, options, &err) == BT_OK) {
         printf("ready: http=%s registry=%s grpc=%s\n", bt_http_server_address(shell->http),
-               bt_rpc_server_address(shell->rpc), bt_grpc_api_address(shell->grpc));
+               bt_rpc_server_address(shell->rpc), bt_grpc_door_address(shell));
         fflush(stdout);
         BT_INFO("serving \"%s\"", shell->model);
         bt_shell_run(shell);

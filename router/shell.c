@@ -13,7 +13,7 @@
 #include "common/base/clock.h"
 #include "common/rpc/health_port.h"
 #include "router/completion.h"
-#include "router/grpc_api.h"
+#include "router/grpc_door.h"
 #include "router/request_log.h"
 #include "router/http_door.h"
 #include "router/openai_handlers.h"
@@ -49,7 +49,7 @@ static void arm_tick(struct bt_shell *shell) {
 }
 
 static void end_if_drained(struct bt_shell *shell) {
-    if (!shell->draining || shell->n_calls || shell->n_completions || shell->grpc->n_calls ||
+    if (!shell->draining || shell->n_calls || shell->n_completions || bt_grpc_door_calls(shell) ||
         bt_router_core_counters(shell->core)->live != 0)
         return;
     const struct timeval wait = {0, LAST_BYTES_MS * 1000};
@@ -59,7 +59,7 @@ static void end_if_drained(struct bt_shell *shell) {
 static void flush(struct bt_shell *shell) {
     shell->flush_pending = false;
     bt_sse_flush(&shell->sse, shell->now_us);
-    bt_grpc_api_flush(shell->grpc);
+    bt_grpc_door_flush(shell);
     bt_health_port_set(shell->health, bt_router_core_ready(shell->core) && !shell->draining);
     if (!bt_shell_hold_on_flush(shell))
         bt_rpc_flush(shell->streams);
@@ -175,7 +175,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
     bt_shell_drain(shell);
     bt_sse_sweep(&shell->sse, now_us);
     bt_stats_tick(shell);
-    bt_grpc_api_sweep(shell->grpc, now_us);
+    bt_grpc_door_sweep(shell);
     flush(shell);
 }
 
@@ -210,7 +210,7 @@ static void on_hangup(evutil_socket_t fd, short what, void *arg) {
     (void)fd, (void)what;
     struct bt_shell *shell = arg;
     bt_http_door_reload(shell);
-    bt_grpc_api_reload(shell->grpc);
+    bt_grpc_door_reload(shell);
     reload_registry(shell);
 }
 
@@ -302,7 +302,7 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
     if (o->tls_cert)
         BT_TRY(bt_tls_create(&tls, &shell->tls, err));
     BT_TRY(bt_http_door_open(shell, err));
-    BT_TRY(bt_grpc_api_open(shell, &shell->grpc, err));
+    BT_TRY(bt_grpc_door_open(shell, err));
     if (shell->options->health_listen)
         BT_TRY(
             bt_health_port_open(shell->base, shell->options->health_listen, &shell->health, err));
@@ -341,7 +341,7 @@ void bt_shell_fini(struct bt_shell *shell) {
     bt_openai_free_all(shell);
     bt_completion_free_all(shell);
     bt_health_port_close(shell->health);
-    bt_grpc_api_close(shell->grpc);
+    bt_grpc_door_close(shell);
     bt_rpc_server_stop(shell->rpc);
     bt_tls_destroy(shell->tls);
     bt_http_door_close(shell);
