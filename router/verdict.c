@@ -21,7 +21,7 @@ uint64_t bt_verdict_ttft_target_us(const struct bt_verdict_targets *targets, uin
     if (targets->n_start < BT_VERDICT_SAMPLES)
         return 0;
     return BT_VERDICT_FACTOR * (targets->base_us + prompt_us(targets, n_tokens)) +
-           BT_VERDICT_START_MARGIN_US;
+           BT_VERDICT_MARGIN_US;
 }
 
 uint64_t bt_verdict_itl_target_us(const struct bt_verdict_targets *targets) {
@@ -29,7 +29,7 @@ uint64_t bt_verdict_itl_target_us(const struct bt_verdict_targets *targets) {
         return targets->itl_set_us;
     return targets->n_stream < BT_VERDICT_SAMPLES
                ? 0
-               : BT_VERDICT_FACTOR * targets->itl_us + BT_VERDICT_STREAM_MARGIN_US;
+               : BT_VERDICT_FACTOR * targets->itl_us + BT_VERDICT_TOKEN_MARGIN_US;
 }
 
 /* ---- what is usual ---- */
@@ -215,6 +215,15 @@ static const char *advice(const struct bt_verdict_targets *t, const struct bt_re
     }
 }
 
+static bool misses_stream(const struct bt_verdict_targets *t, const struct bt_request_record *r) {
+    uint64_t target_us = bt_verdict_itl_target_us(t);
+    if (!target_us || r->generated_tokens < 2 || r->itl_mean_us <= target_us)
+        return false;
+    /* A mean over few tokens is one hiccup. */
+    uint64_t excess_us = less(r->itl_mean_us, BT_VERDICT_FACTOR * t->itl_us);
+    return t->itl_set_us || excess_us * (r->generated_tokens - 1) > BT_VERDICT_MARGIN_US;
+}
+
 struct bt_verdict bt_verdict_of(const struct bt_verdict_targets *targets,
                                 const struct bt_request_record *r, bool preempted) {
     struct bt_verdict verdict = {BT_SLOW_NOT, BT_STAGE_NONE, ""};
@@ -223,7 +232,7 @@ struct bt_verdict bt_verdict_of(const struct bt_verdict_targets *targets,
     /* One that ended before its first token has waited for it all the time. */
     uint64_t waited_us = r->ttft_us ? r->ttft_us : r->total_us;
     bool start = ttft_us && waited_us > ttft_us;
-    bool stream = itl_us && r->generated_tokens > 1 && r->itl_mean_us > itl_us;
+    bool stream = misses_stream(targets, r);
     /* Of two missed targets the one missed by the larger factor. */
     if (start && stream)
         start = (double)waited_us / (double)ttft_us >= (double)r->itl_mean_us / (double)itl_us;

@@ -27,12 +27,11 @@ struct bt_verdict_targets {
 
 enum {
     BT_VERDICT_SAMPLES = 4, /* before that nothing counts as learnt */
-    /* A learnt target is this many times the unloaded mean and a margin: what a scheduler or a
-     * timer of a busy machine takes now and then is not worth a word. Measured: tests/integration.
-     */
+    /* A learnt target is this many times the unloaded mean and a margin: what a busy machine's
+     * scheduler takes now and then, up to a tenth of a second in all, is not worth a word. */
     BT_VERDICT_FACTOR = 2,
-    BT_VERDICT_START_MARGIN_US = 50000,
-    BT_VERDICT_STREAM_MARGIN_US = 5000,
+    BT_VERDICT_MARGIN_US = 100000,
+    BT_VERDICT_TOKEN_MARGIN_US = 5000, /* and of each token after the first */
 };
 
 void bt_verdict_init(struct bt_verdict_targets *targets, uint32_t ttft_target_ms,

@@ -101,18 +101,22 @@ static void test_learnt_targets(void **state) {
         learn(&t, base(), 1);
     }
     /* 400 us a token and 10 ms beside, twice, and the margin. */
-    assert_int_equal(bt_verdict_ttft_target_us(&t, 100), 100000 + BT_VERDICT_START_MARGIN_US);
-    assert_int_equal(bt_verdict_ttft_target_us(&t, 1000), 820000 + BT_VERDICT_START_MARGIN_US);
-    assert_int_equal(bt_verdict_itl_target_us(&t), 10000 + BT_VERDICT_STREAM_MARGIN_US);
+    assert_int_equal(bt_verdict_ttft_target_us(&t, 100), 100000 + BT_VERDICT_MARGIN_US);
+    assert_int_equal(bt_verdict_ttft_target_us(&t, 1000), 820000 + BT_VERDICT_MARGIN_US);
+    assert_int_equal(bt_verdict_itl_target_us(&t), 10000 + BT_VERDICT_TOKEN_MARGIN_US);
     check_each_stage(&t);
+    /* One hiccup in a short stream is none. */
+    struct bt_request_record short_one = base();
+    add(&short_one, BT_SPAN_DECODE, false, 110000);
+    check(&t, &short_one, false, BT_SLOW_NOT, BT_STAGE_NONE);
     /* Cached blocks are not computed: they teach nothing false about a token's cost. */
     struct bt_request_record r = base();
     r.pages_cached_p = 5;
     r.start_us[BT_SPAN_PREFILL] = 8000;
     r.ttft_us = 18000;
     learn(&t, r, 40);
-    assert_in_range(bt_verdict_ttft_target_us(&t, 100), 99000 + BT_VERDICT_START_MARGIN_US,
-                    101000 + BT_VERDICT_START_MARGIN_US);
+    assert_in_range(bt_verdict_ttft_target_us(&t, 100), 99000 + BT_VERDICT_MARGIN_US,
+                    101000 + BT_VERDICT_MARGIN_US);
 }
 
 /* The largest stage is not the one to blame where it is always that large. */
