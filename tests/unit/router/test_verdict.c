@@ -129,7 +129,7 @@ static void test_excess_over_what_is_usual(void **state) {
     r.prompt_tokens = 1000;
     add(&r, BT_SPAN_PREFILL, true, 360000); /* usual for a thousand */
     check(&t, &r, false, BT_SLOW_NOT, BT_STAGE_NONE);
-    add(&r, BT_SPAN_QUEUE, true, 500000);
+    add(&r, BT_SPAN_QUEUE, true, 600000);
     check(&t, &r, false, BT_SLOW_START, BT_STAGE_QUEUE);
     /* Less than the compute, more than its excess. */
     bt_verdict_init(&t, 100, 10000);
