@@ -21,14 +21,14 @@ enum method { GENERATE, TOKENIZE, LIST_MODELS, CHECK, WATCH, REFLECT, REFLECT_AL
 _Static_assert((int)METHODS == (int)BT_GRPC_METHODS, "each method has its row");
 
 const struct bt_public_method bt_grpc_methods[BT_GRPC_METHODS] = {
-    [GENERATE] = {BT_INFERENCE_GENERATE, .joins_responses = true},
-    [TOKENIZE] = {BT_INFERENCE_TOKENIZE},
-    [LIST_MODELS] = {BT_INFERENCE_LIST_MODELS},
-    [CHECK] = {"/grpc.health.v1.Health/Check"},
-    [WATCH] = {"/grpc.health.v1.Health/Watch"},
-    [REFLECT] = {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    [GENERATE] = {.path = BT_INFERENCE_GENERATE, .joins_responses = true},
+    [TOKENIZE] = {.path = BT_INFERENCE_TOKENIZE},
+    [LIST_MODELS] = {.path = BT_INFERENCE_LIST_MODELS},
+    [CHECK] = {.path = "/grpc.health.v1.Health/Check"},
+    [WATCH] = {.path = "/grpc.health.v1.Health/Watch"},
+    [REFLECT] = {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
                  .many_requests = true},
-    [REFLECT_ALPHA] = {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    [REFLECT_ALPHA] = {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
                        .many_requests = true},
 };
 
