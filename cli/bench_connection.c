@@ -79,13 +79,16 @@ static bt_status resolve(struct bt_bench_connections *c, struct bt_error *err) {
 }
 
 static void destroy(struct bt_bench_connection *connection) {
+    evhttp_connection_set_closecb(connection->http, NULL, NULL);
+    evhttp_connection_free(connection->http);
+    free(connection);
+}
+
+static void take_out(struct bt_bench_connection *connection) {
     struct bt_bench_connection *newer = connection->newer, *older = connection->older;
     *(newer ? &newer->older : &connection->owner->all) = older;
     if (older)
         older->newer = newer;
-    evhttp_connection_set_closecb(connection->http, NULL, NULL);
-    evhttp_connection_free(connection->http);
-    free(connection);
 }
 
 static void on_sweep(evutil_socket_t fd, short what, void *arg) {
@@ -94,6 +97,7 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg) {
     while (c->dead) {
         struct bt_bench_connection *connection = c->dead;
         c->dead = connection->next;
+        take_out(connection);
         destroy(connection);
     }
 }
@@ -122,8 +126,10 @@ bt_status bt_bench_connections_create(struct event_base *base, const struct bt_b
 void bt_bench_connections_destroy(struct bt_bench_connections *c) {
     if (!c)
         return;
-    while (c->all)
-        destroy(c->all);
+    for (struct bt_bench_connection *at = c->all, *older; at; at = older) {
+        older = at->older;
+        destroy(at);
+    }
     if (c->sweep)
         event_free(c->sweep);
     bt_tls_client_close(c->tls);

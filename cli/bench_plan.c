@@ -92,16 +92,14 @@ static bt_status add_line(struct bt_bench_plan *plan, struct bt_slice text, uint
     json_t *object = json_loadb(text.data, text.n_bytes, 0, &why);
     if (!object)
         return bt_fail(err, BT_E_INVALID, "line %" PRIu32 " is not JSON: %.100s", line, why.text);
-    struct bt_bench_item *item = &plan->items[plan->n_items];
-    bt_status status = read_line(object, line, speed, item, err);
+    struct bt_bench_item item = {0};
+    bt_status status = read_line(object, line, speed, &item, err);
     json_decref(object);
     BT_TRY(status);
-    if (plan->n_items && item->at_us < item[-1].at_us) {
-        free(item->prompt);
+    plan->items[plan->n_items++] = item;
+    if (plan->n_items > 1 && item.at_us < plan->items[plan->n_items - 2].at_us)
         return bt_fail(err, BT_E_INVALID, "line %" PRIu32 ": timestamp is below the line's before",
                        line);
-    }
-    plan->n_items++;
     return BT_OK;
 }
 

@@ -11,9 +11,9 @@
 #include <unistd.h>
 #include <event2/event.h>
 
+#include "common/base/listen.h"
 #include "common/base/log.h"
 #include "router/grpc_relay.h"
-#include "router/listen.h"
 
 /* RFC 9113, 3.4: what every client sends first. */
 static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -22,6 +22,8 @@ enum {
     ACCEPTS_PER_TURN = 64,
     ENDS_PER_TURN = 64,
     PAUSE_MS = 250,
+    BACKLOG = 4096,             /* with the usual 128, clients of a burst wait for SYN retries */
+    SEND_BUFFER_BYTES = 131072, /* else the kernel lets it grow to 4 MB per socket */
 };
 
 struct connection {
@@ -243,8 +245,12 @@ static void on_accept(evutil_socket_t fd, short what, void *arg) {
 
 static bt_status start(struct bt_grpc_listener *listener, struct bt_error *err) {
     struct event_base *base = listener->base;
-    BT_TRY(bt_listen_open(listener->config.host, listener->config.port, "gRPC", &listener->fd,
-                          listener->address, err));
+    const struct bt_listen config = {.host = listener->config.host,
+                                     .port = listener->config.port,
+                                     .what = "gRPC",
+                                     .backlog = BACKLOG,
+                                     .send_buffer_bytes = SEND_BUFFER_BYTES};
+    BT_TRY(bt_listen_open(&config, &listener->fd, listener->address, err));
     listener->ends = epoll_create1(EPOLL_CLOEXEC);
     if (listener->ends < 0)
         return bt_fail(err, BT_E_IO, "cannot watch gRPC connections: %s", strerror(errno));

@@ -1,9 +1,7 @@
 /* The HTTP port: listens, bounds how many connections there are and what they hold, and cuts those
  * that are slow. */
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,8 +9,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "common/base/address.h"
 #include "common/base/clock.h"
+#include "common/base/listen.h"
 #include "common/base/log.h"
 #include "router/http_state.h"
 
@@ -193,55 +191,6 @@ static void on_tick(evutil_socket_t fd, short what, void *arg) {
         server->paused = event_add(server->accept_event, NULL) != 0;
 }
 
-static void set_int(int fd, int level, int name, int value) {
-    /* A hint: the port works without it. */
-    if (setsockopt(fd, level, name, &value, sizeof value) != 0)
-        BT_WARN("socket option %d of level %d: %s", name, level, strerror(errno));
-}
-
-/* A socket that listens; accepted ones inherit its options. */
-static int listen_on(const struct bt_http_server_config *config, struct bt_error *err) {
-    char port[8];
-    snprintf(port, sizeof port, "%u", config->port);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
-    int code = getaddrinfo(config->host, port, &hints, &list);
-    if (code != 0) {
-        bt_fail(err, BT_E_INVALID, "host \"%.64s\": %s", config->host, gai_strerror(code));
-        return -1;
-    }
-    int fd = socket(list->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd >= 0) {
-        set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-        set_int(fd, SOL_SOCKET, SO_SNDBUF, SEND_BUFFER_BYTES);
-    }
-    if (fd < 0 || bind(fd, list->ai_addr, list->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
-        bt_fail(err, BT_E_IO, "cannot listen for HTTP on %.64s:%u: %s", config->host, config->port,
-                strerror(errno));
-        if (fd >= 0)
-            close(fd);
-        fd = -1;
-    }
-    freeaddrinfo(list);
-    return fd;
-}
-
-static void name_address(struct bt_http_server *server, int fd) {
-    struct sockaddr_storage bound = {0};
-    socklen_t n = sizeof bound;
-    struct bt_address address = {.port = server->config.port};
-    char port[8] = "";
-    /* What cannot be named (it is bound, so it can) is shown as it was asked for. */
-    if (getsockname(fd, (struct sockaddr *)&bound, &n) != 0 ||
-        getnameinfo((struct sockaddr *)&bound, n, address.host, sizeof address.host, port,
-                    sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-        snprintf(address.host, sizeof address.host, "%.60s", server->config.host);
-    else
-        address.port = (uint16_t)strtoul(port, NULL, 10);
-    bt_address_format(&address, server->address);
-}
-
 static bt_status start(struct bt_http_server *server, struct event_base *base,
                        struct bt_error *err) {
     const struct timeval tick = {0, TICK_MS * 1000};
@@ -252,10 +201,12 @@ static bt_status start(struct bt_http_server *server, struct event_base *base,
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the HTTP port");
     if (getrandom(&server->random, sizeof server->random, 0) != (ssize_t)sizeof server->random)
         return bt_fail(err, BT_E_IO, "no random bytes: %s", strerror(errno));
-    server->fd = listen_on(&server->config, err);
-    if (server->fd < 0)
-        return err ? err->status : BT_E_IO;
-    name_address(server, server->fd);
+    const struct bt_listen listen = {.host = server->config.host,
+                                     .port = server->config.port,
+                                     .what = "HTTP",
+                                     .backlog = BACKLOG,
+                                     .send_buffer_bytes = SEND_BUFFER_BYTES};
+    BT_TRY(bt_listen_open(&listen, &server->fd, server->address, err));
     server->accept_event = event_new(base, server->fd, EV_READ | EV_PERSIST, on_accept, server);
     server->tick = event_new(base, -1, EV_PERSIST, on_tick, server);
     if (!server->accept_event || !server->tick || event_add(server->accept_event, NULL) != 0 ||

@@ -16,6 +16,7 @@
 #include "common/base/address.h"
 #include "common/base/assert.h"
 #include "common/base/clock.h"
+#include "common/base/listen.h"
 #include "common/base/log.h"
 #include "common/base/tls.h"
 
@@ -384,52 +385,13 @@ static void on_accept_failed(struct evconnlistener *listener, void *arg) {
     evconnlistener_disable(listener);
 }
 
-static int open_listener(const struct addrinfo *address) {
-    int on = 1, fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (!bind(fd, address->ai_addr, address->ai_addrlen) && !listen(fd, BT_MAX_LINKS))
-        return fd;
-    int error = errno;
-    close(fd);
-    errno = error;
-    return -1;
-}
-
 static bt_status listen_on(struct bt_kv_links *set, const char *text, struct bt_error *err) {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC,
-                             .ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
     struct bt_address address;
-    char port[8];
-    BT_TRY(bt_address_parse(text, &address, err));
-    snprintf(port, sizeof port, "%u", address.port);
-    int error = getaddrinfo(address.host, port, &hints, &list);
-    if (error)
-        return bt_fail(err, BT_E_INVALID, "link address %s cannot be resolved: %s", text,
-                       gai_strerror(error));
     int fd = -1;
-    for (const struct addrinfo *at = list; at && fd < 0; at = at->ai_next)
-        fd = open_listener(at);
-    error = errno;
-    freeaddrinfo(list);
-    if (fd < 0)
-        return bt_fail(err, BT_E_IO, "cannot listen for KV links on %s: %s", text, strerror(error));
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-    } bound;
-    memset(&bound, 0, sizeof bound);
-    socklen_t n = sizeof bound;
-    if (getsockname(fd, &bound.any, &n)) {
-        close(fd);
-        return bt_fail(err, BT_E_IO, "the port of %s cannot be read: %s", text, strerror(errno));
-    }
-    address.port = ntohs(bound.any.sa_family == AF_INET6 ? bound.v6.sin6_port : bound.v4.sin_port);
-    bt_address_format(&address, set->address);
+    BT_TRY(bt_address_parse(text, &address, err));
+    const struct bt_listen config = {
+        .host = address.host, .port = address.port, .what = "KV links", .backlog = BT_MAX_LINKS};
+    BT_TRY(bt_listen_open(&config, &fd, set->address, err));
     set->listener = evconnlistener_new(set->config.base, on_accept, set,
                                        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (!set->listener) {

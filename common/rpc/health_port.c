@@ -1,18 +1,14 @@
 /* Accepts probes on loopback and answers Check and Watch. */
 #include "common/rpc/health_port.h"
 
-#include <errno.h>
-#include <netdb.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 #include <event2/event.h>
 #include <event2/listener.h>
 
 #include "common/base/address.h"
 #include "common/base/clock.h"
+#include "common/base/listen.h"
 #include "common/base/log.h"
 #include "common/rpc/public_health.h"
 #include "common/rpc/public_server.h"
@@ -72,33 +68,16 @@ static bt_status listen_on(struct bt_health_port *port, struct event_base *base,
                        "health-listen \"%.80s\" is not a loopback address: probes are plain text, "
                        "so they run beside the process (baton health)",
                        listen);
-    char number[8];
-    snprintf(number, sizeof number, "%u", address.port);
-    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    struct addrinfo *list = NULL;
-    int code = getaddrinfo(address.host, number, &hints, &list);
-    if (code != 0)
-        return bt_fail(err, BT_E_INVALID, "health-listen \"%.80s\": %s", listen,
-                       gai_strerror(code));
-    port->listener =
-        evconnlistener_new_bind(base, on_connection, port,
-                                LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_REUSEABLE,
-                                BACKLOG, list->ai_addr, (int)list->ai_addrlen);
-    int reason = errno;
-    freeaddrinfo(list);
-    if (!port->listener)
-        return bt_fail(err, BT_E_IO, "cannot listen for probes on %.80s: %s", listen,
-                       strerror(reason));
-    struct sockaddr_storage bound;
-    socklen_t n_bound = sizeof bound;
-    if (getsockname(evconnlistener_get_fd(port->listener), (struct sockaddr *)&bound, &n_bound) !=
-            0 ||
-        getnameinfo((struct sockaddr *)&bound, n_bound, NULL, 0, number, sizeof number,
-                    NI_NUMERICSERV) != 0)
-        return bt_fail(err, BT_E_IO, "cannot ask for the port of %.80s", listen);
-    address.port = (uint16_t)strtoul(number, NULL, 10);
-    bt_address_format(&address, port->address);
-    return BT_OK;
+    const struct bt_listen config = {
+        .host = address.host, .port = address.port, .what = "probes", .backlog = BACKLOG};
+    int fd = -1;
+    BT_TRY(bt_listen_open(&config, &fd, port->address, err));
+    port->listener = evconnlistener_new(base, on_connection, port,
+                                        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    if (port->listener)
+        return BT_OK;
+    close(fd);
+    return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the health port");
 }
 
 static bt_status open_all(struct bt_health_port *port, struct event_base *base, const char *listen,
