@@ -6,7 +6,8 @@
 In each round every row runs on all engines in turn: `direct` is a worker that speaks HTTP itself (mock_http), `nginx` stands
 before it (proxy_buffering off), `baton` is the router with a worker that attaches to it (mock_worker). All send the same chunks
 at the same pace. router_cpu_N: CPU microseconds per token of the proxy's processes less those of the bare mock (direct: the
-mock's own). ttft_50_words: median of single requests, less direct's.
+mock's own). ttft_50_words: median of single requests, less direct's. router_tls_*: the same through `baton` by HTTP and by
+HTTPS, and the router's CPU for a new connection with one small request.
 """
 import argparse
 import contextlib
@@ -14,6 +15,7 @@ import http.client
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -116,7 +118,7 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
                 yield Engine("nginx", port, [nginx.pid, *children(nginx.pid)])
 
     @contextlib.contextmanager
-    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=(), mock_extra=()):
+    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=(), mock_extra=(), tls=False):
         with tempfile.TemporaryFile() as logs:
             args = [self.baton, "router", "--model", self.args.model, "--port", 0, "--registry-listen", "127.0.0.1:0",
                     "--disaggregate", "always", "--log-level", "warn", *router_args]
@@ -125,8 +127,8 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
                 mock_args = [self.tools / "mock_worker", "--router", words["registry"], "--model", self.args.model,
                              "--interval-us", interval_us, "--vocab", VOCAB, "--max-context", 100000, *mock_extra]
                 with process(mock_args, cpus=mock_cpus):
-                    wait_http(port)
-                    yield Engine("baton", port, [router.pid])
+                    wait_http(port, tls)
+                    yield Engine("https" if tls else "baton", port, [router.pid])
 
     def load(self, engine, streams, requests, tokens, cpus=None, extra=(), seconds=60):
         """(report of sse_load, CPU seconds of the engine's processes meanwhile)"""
@@ -165,6 +167,23 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
                 us = report["ttft_p50_us"]
                 own = us if own is None else own
                 self.add("router_ttft_50_words", engine.name, "us", us if engine is direct else us - own)
+
+    def round_tls(self, streams=64, connections=200):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([self.baton, "certs", folder], check=True, stdout=subprocess.DEVNULL)
+            files = ["--http-tls-cert", f"{folder}/http.pem", "--http-tls-key", f"{folder}/http-key.pem"]
+            for tls in (False, True):
+                extra = ["--tls"] if tls else []
+                with self.router(10000, router_args=files if tls else (), tls=tls) as router:
+                    self.load(router, streams, streams, 8, extra=extra)
+                    report, cpu = self.load(router, streams, 3 * streams, 128, extra=extra)
+                    self.add(f"router_tls_cpu_{streams}", router.name, "us/token", cpu * 1e6 / report["tokens"])
+                    report, _ = self.load(router, 1, 100, 4, extra=[*extra, "--words", 50])
+                    self.add("router_tls_ttft_50_words", router.name, "us", report["ttft_p50_us"])
+                    before = cpu_s(router.pids)
+                    for _ in range(connections):
+                        wait_http(router.port, tls)
+                    self.add("router_tls_connection", router.name, "us", (cpu_s(router.pids) - before) * 1e6 / connections)
 
     def round_throughput(self):
         """512 streams at 172 tokens/s each (88,000 a second), the router on a core of its own."""
@@ -230,7 +249,7 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
 
     def run(self):
         parts = {"start": self.round_start, "ttft": self.round_ttft, "cpu-64": lambda: self.round_cpu(64),
-                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory,
+                 "cpu-256": lambda: self.round_cpu(256), "tls": self.round_tls, "throughput": self.round_throughput, "memory": self.round_memory,
                  "gone": self.round_gone}
         for _ in range(self.args.rounds):
             for name, part in parts.items():
@@ -240,12 +259,14 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
             print(json.dumps({"row": row, "engine": engine, "unit": unit, "samples": samples}))
 
 
-def wait_http(port):
+def wait_http(port, tls=False):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = (http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=ssl._create_unverified_context()) if tls
+                      else http.client.HTTPConnection("127.0.0.1", port, timeout=5))
         connection.request("GET", "/ready")
         if connection.getresponse().status == 200:
+            connection.close()
             return
         connection.close()
         time.sleep(0.02)
@@ -257,7 +278,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=ROOT / "build")
     parser.add_argument("--model", help="GGUF file; the default model where it is not given")
-    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput, memory or gone")
+    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, tls, throughput, memory or gone")
     args = parser.parse_args()
     if not args.model:
         args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,

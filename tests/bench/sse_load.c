@@ -2,14 +2,15 @@
  * errors; one line of JSON.
  *
  *   sse_load --port P [--streams N] [--requests N] [--tokens N] [--words N] [--vocab N]
- *            [--seconds S] [--ramp-us N] [--hold]
+ *            [--seconds S] [--ramp-us N] [--hold] [--tls]
  *
  * Each stream sends its next request when the last one has ended, on the same connection. Token ids
  * tell when they were sent (mock_worker.c, mock_http.c). --words: a prompt of so many words, else
- * of 16 token ids. --hold: once every stream has its first token, print a line and wait for the end
- * of stdin. */
+ * of 16 token ids. --tls: the server speaks HTTPS; its certificate is not looked at. --hold: once
+ * every stream has its first token, print a line and wait for the end of stdin. */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <netinet/tcp.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include <openssl/ssl.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -28,6 +30,7 @@ enum { TAIL_BYTES = 96, READ_BYTES = 65536, FIRST_ID = 100, DELAYS_MAX = 1 << 24
 
 struct stream {
     int fd;
+    SSL *tls; /* NULL: plain */
     uint32_t n_tokens, n_tail;
     uint64_t sent_us;
     char tail[TAIL_BYTES]; /* the end of what was read, where a mark may be cut */
@@ -44,6 +47,7 @@ struct load {
     uint64_t n_requests, n_started, n_ended, n_tokens, n_errors;
     double seconds;
     bool hold;
+    SSL_CTX *tls;
     char *request;
     size_t request_bytes;
     struct samples ttft, delay;
@@ -112,9 +116,35 @@ static void fail_stream(struct load *load, struct stream *stream, const char *wh
     load->n_errors++;
     if (!load->error[0])
         snprintf(load->error, sizeof load->error, "%.200s", why);
+    SSL_free(stream->tls);
+    stream->tls = NULL;
     if (stream->fd >= 0)
         close(stream->fd);
     stream->fd = -1;
+}
+
+/* After connect; the socket still blocks. */
+static bool shake_hands(struct load *load, struct stream *stream) {
+    if (!load->tls)
+        return true;
+    stream->tls = SSL_new(load->tls);
+    return stream->tls && SSL_set_fd(stream->tls, stream->fd) == 1 &&
+           SSL_connect(stream->tls) == 1 && fcntl(stream->fd, F_SETFL, O_NONBLOCK) == 0;
+}
+
+static bool send_all(const struct stream *stream, const char *bytes, size_t n) {
+    if (stream->tls)
+        return SSL_write(stream->tls, bytes, (int)n) == (int)n;
+    return send(stream->fd, bytes, n, MSG_NOSIGNAL) == (ssize_t)n;
+}
+
+/* As recv: -1 with EAGAIN where there is nothing. */
+static ssize_t receive(const struct stream *stream, char *to, size_t n_max) {
+    if (!stream->tls)
+        return recv(stream->fd, to, n_max, MSG_DONTWAIT);
+    int n = SSL_read(stream->tls, to, (int)n_max);
+    errno = n < 0 && SSL_get_error(stream->tls, n) == SSL_ERROR_WANT_READ ? EAGAIN : EPROTO;
+    return n;
 }
 
 /* Sends the next request, on a new connection where there is none. */
@@ -132,6 +162,7 @@ static void start(struct load *load, struct stream *stream) {
         if (stream->fd < 0 ||
             connect(stream->fd, (const struct sockaddr *)&address, sizeof address) != 0 ||
             setsockopt(stream->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) != 0 ||
+            !shake_hands(load, stream) ||
             epoll_ctl(load->epoll, EPOLL_CTL_ADD, stream->fd, &event) != 0) {
             fail_stream(load, stream, strerror(errno));
             load->n_ended++;
@@ -140,8 +171,7 @@ static void start(struct load *load, struct stream *stream) {
     }
     stream->n_tokens = stream->n_tail = 0;
     stream->sent_us = now_us();
-    if (send(stream->fd, load->request, load->request_bytes, MSG_NOSIGNAL) !=
-        (ssize_t)load->request_bytes) {
+    if (!send_all(stream, load->request, load->request_bytes)) {
         fail_stream(load, stream, strerror(errno));
         load->n_ended++;
     }
@@ -183,7 +213,7 @@ static void on_readable(struct load *load, struct stream *stream) {
     if (stream->fd < 0)
         return;
     memcpy(data, stream->tail, stream->n_tail);
-    ssize_t n = recv(stream->fd, data + stream->n_tail, READ_BYTES, MSG_DONTWAIT);
+    ssize_t n = receive(stream, data + stream->n_tail, READ_BYTES);
     if (n < 0 && errno == EAGAIN)
         return;
     size_t all = stream->n_tail + (n > 0 ? (size_t)n : 0);
@@ -230,8 +260,12 @@ static void report(struct load *load, uint64_t started_us) {
 static void turn(struct load *load, int timeout_ms) {
     struct epoll_event events[EVENTS];
     int n = epoll_wait(load->epoll, events, EVENTS, timeout_ms);
-    for (int i = 0; i < n; i++)
-        on_readable(load, events[i].data.ptr);
+    for (int i = 0; i < n; i++) {
+        struct stream *stream = events[i].data.ptr;
+        do
+            on_readable(load, stream);
+        while (stream->tls && SSL_has_pending(stream->tls));
+    }
 }
 
 static void run(struct load *load) {
@@ -268,7 +302,7 @@ int main(int argc, char **argv) {
         {"port", 1, NULL, 'p'},    {"streams", 1, NULL, 's'}, {"requests", 1, NULL, 'r'},
         {"tokens", 1, NULL, 't'},  {"words", 1, NULL, 'w'},   {"vocab", 1, NULL, 'v'},
         {"seconds", 1, NULL, 'e'}, {"ramp-us", 1, NULL, 'u'}, {"hold", 0, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"tls", 0, NULL, 'T'},     {NULL, 0, NULL, 0},
     };
     static struct load load = {
         .n_streams = 1, .n_requests = 1, .tokens = 64, .vocab = 500, .seconds = 60};
@@ -292,6 +326,8 @@ int main(int argc, char **argv) {
             load.ramp_us = value;
         else if (o == 'h')
             load.hold = true;
+        else if (o == 'T')
+            load.tls = SSL_CTX_new(TLS_client_method());
         else
             return 2;
     }
