@@ -110,8 +110,10 @@ static size_t find_salt(struct bt_api_keys *keys, const struct field *salt) {
 
 static bt_status read_line(struct bt_api_keys *keys, const char *line, size_t n, size_t number,
                            struct bt_error *err) {
-    struct field fields[FIELDS_MAX + 1] = {{0}};
+    struct field fields[FIELDS_MAX + 1];
     const char *path = keys->path;
+    for (size_t i = 0; i <= FIELDS_MAX; i++)
+        fields[i] = (struct field){"", 0};
     size_t n_fields = split(line, n, fields);
     const struct field *name = &fields[0], *salt = &fields[2];
     struct key key = {0};
