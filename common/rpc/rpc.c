@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
@@ -28,34 +29,43 @@ const char *__tsan_default_options(void) {
 }
 #endif
 
-enum { LINES_PER_SECOND = 10, LINE_BYTES = 512 };
+enum { LINES_PER_SECOND = 10, LINE_BYTES = 512, SAME_LINE_S = 10 };
 
 /* gRPC's log function is one per process and has no argument, so its state stands here. */
-static _Atomic int64_t log_second;
+static _Atomic int64_t log_second, last_second;
+static _Atomic uint64_t last_hash;
 static _Atomic uint32_t log_lines, log_dropped;
 
-/* Whether one more line may be written in this second, and how many were not since the last. */
-static bool take_turn(uint32_t *dropped) {
+/* Whether this line may be written now, and how many were not since the last. Threads that race
+ * here write a line too many or too few, which harms nobody. */
+static bool take_turn(const char *text, uint32_t *dropped) {
     int64_t second = (int64_t)(bt_clock_us() / 1000000);
+    uint64_t hash = XXH3_64bits(text, strlen(text));
+    bool is_same =
+        atomic_load(&last_hash) == hash && second - atomic_load(&last_second) < SAME_LINE_S;
     if (atomic_exchange(&log_second, second) != second)
         atomic_store(&log_lines, 0);
-    if (atomic_fetch_add(&log_lines, 1) >= LINES_PER_SECOND) {
+    if (is_same || atomic_fetch_add(&log_lines, 1) >= LINES_PER_SECOND) {
         atomic_fetch_add(&log_dropped, 1);
         return false;
     }
+    atomic_store(&last_hash, hash);
+    atomic_store(&last_second, second);
     *dropped = atomic_exchange(&log_dropped, 0);
     return true;
 }
 
 void bt_rpc_log(enum bt_log_level level, const char *format, ...) {
     uint32_t dropped;
-    if (level > bt_log_level() || !take_turn(&dropped))
+    if (level > bt_log_level())
         return;
     char text[LINE_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
+    if (!take_turn(text, &dropped))
+        return;
     if (dropped)
         bt_log_write(level, "%s (%u lines before it were left out)", text, dropped);
     else

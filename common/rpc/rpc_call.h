@@ -124,7 +124,8 @@ struct bt_rpc_streams {
 
 /* ---- rpc.c ---- */
 
-/* A line that a stranger can cause: ten a second are written, the rest is counted. Any thread. */
+/* A line that a stranger can cause: ten a second are written, and the same one not twice in a row
+ * within ten seconds; the rest is counted. Any thread. */
 void bt_rpc_log(enum bt_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

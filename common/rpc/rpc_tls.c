@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "common/rpc/rpc_call.h"
+#include "common/rpc/rpc_seam.h"
 
 enum { LOOK_S = 1 }; /* how often gRPC looks whether a server's files have changed, its least */
 
@@ -40,11 +41,14 @@ static int on_verify(void *self, grpc_tls_custom_verification_check_request *req
                      grpc_status_code *status, char **detail) {
     const struct verifier *verifier = self;
     struct bt_error err;
+    BT_RPC_TAKE(self);
     (void)callback, (void)callback_arg;
     *status = GRPC_STATUS_OK;
-    if (bt_tls_check_peer(verifier->tls, request->peer_info.peer_cert,
-                          request->peer_info.peer_cert_full_chain, verifier->peer_is_client,
-                          verifier->roles, NULL, &err) == BT_OK)
+    bt_status verdict = bt_tls_check_peer(verifier->tls, request->peer_info.peer_cert,
+                                          request->peer_info.peer_cert_full_chain,
+                                          verifier->peer_is_client, verifier->roles, NULL, &err);
+    BT_RPC_GIVE(self);
+    if (verdict == BT_OK)
         return 1;
     char text[sizeof err.text + sizeof verdict_mark];
     snprintf(text, sizeof text, "%s%s", verdict_mark, err.text);
@@ -62,6 +66,7 @@ static void on_cancel(void *self, grpc_tls_custom_verification_check_request *re
 
 static void on_destroy(void *self) {
     struct verifier *verifier = self;
+    BT_RPC_TAKE(self); /* gRPC orders it after its last use */
     bt_tls_destroy(verifier->tls);
     free(verifier);
 }
@@ -78,6 +83,7 @@ static bool set_verifier(grpc_tls_credentials_options *options, struct bt_tls *t
         .roles = roles,
         .peer_is_client = peer_is_client,
     };
+    BT_RPC_GIVE(verifier);
     grpc_tls_certificate_verifier *shell =
         grpc_tls_certificate_verifier_external_create(&verifier->external);
     grpc_tls_credentials_options_set_certificate_verifier(options, shell);

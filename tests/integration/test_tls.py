@@ -218,6 +218,20 @@ def test_certificates_change_under_load(baton, tiny, tmp_path):
             assert "SIGHUP: the " in log_of(process) or process.name in ("prefill-2", "prefill-3")
 
 
+def test_up_takes_the_directory_of_certs(baton, tiny, certs, tmp_path):
+    up = Process("up", [baton, "up", "--model", tiny, "--port", 0, "--threads", 1, "--kv-tokens", 2048, "--tls", certs], tmp_path)
+    try:
+        Cluster.wait_for(lambda: up.process.poll() is not None or any("Serving http" in line for line in list(up.lines.queue) if line),
+                         "the cluster serves")
+        assert log_of(up).count("a worker attaches") == 2
+        up.process.send_signal(signal.SIGHUP)  # goes to all
+        Cluster.wait_for(lambda: log_of(up).count("certificate was read again from") == 3, "three files were read again")
+        assert up.stop() == 0
+    finally:
+        if up.process.poll() is None:
+            up.stop()
+
+
 # ---- baton certs ----
 
 def test_certs_are_made_once_and_keys_are_private(baton, tmp_path):

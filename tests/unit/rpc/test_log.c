@@ -21,15 +21,15 @@ static int64_t second_now(void) {
     return now.tv_sec;
 }
 
-/* What is written to stderr while the lines are logged; free it. */
-static char *log_lines(int n_lines, gpr_log_severity severity, int64_t *seconds) {
+/* What is written to stderr while the lines from `first` on are logged; free it. */
+static char *log_lines(int first, int n_lines, gpr_log_severity severity, int64_t *seconds) {
     char path[] = "/tmp/baton-test-log-XXXXXX";
     int file = mkstemp(path), before = dup(STDERR_FILENO);
     assert_true(file >= 0 && before >= 0);
     unlink(path);
     dup2(file, STDERR_FILENO);
     int64_t t0 = second_now();
-    for (int i = 0; i < n_lines; i++)
+    for (int i = first; i < first + n_lines; i++)
         gpr_log("some/where/noise.cc", 7, severity, "line %d of a stranger", i);
     *seconds = second_now() - t0 + 1;
     dup2(before, STDERR_FILENO);
@@ -61,19 +61,34 @@ static void test_a_flood_of_lines_is_cut(void **state) {
     (void)state;
     int64_t seconds;
     wait_for_the_next_second();
-    char *text = log_lines(500, GPR_LOG_SEVERITY_ERROR, &seconds);
+    char *text = log_lines(0, 500, GPR_LOG_SEVERITY_ERROR, &seconds);
     int n = count(text, "\n");
     assert_in_range(n, 10, 10 * seconds);
     assert_int_equal(count(text, "warn  "), n);
     assert_non_null(strstr(text, "grpc: noise.cc:7: line 0 of a stranger"));
     free(text);
     wait_for_the_next_second();
-    text = log_lines(1, GPR_LOG_SEVERITY_ERROR, &seconds);
+    text = log_lines(500, 1, GPR_LOG_SEVERITY_ERROR, &seconds);
     assert_non_null(strstr(text, "lines before it were left out)"));
     free(text);
     wait_for_the_next_second();
-    text = log_lines(1, GPR_LOG_SEVERITY_ERROR, &seconds);
+    text = log_lines(501, 1, GPR_LOG_SEVERITY_ERROR, &seconds);
+    assert_non_null(strstr(text, "line 501 of a stranger"));
     assert_null(strstr(text, "left out")); /* counted once */
+    free(text);
+}
+
+static void test_the_same_line_is_written_once(void **state) {
+    (void)state;
+    int64_t seconds;
+    wait_for_the_next_second();
+    for (int i = 0; i < 3; i++) {
+        char *text = log_lines(700, 1, GPR_LOG_SEVERITY_ERROR, &seconds);
+        assert_int_equal(count(text, "line 700 of a stranger"), i == 0);
+        free(text);
+    }
+    char *text = log_lines(701, 1, GPR_LOG_SEVERITY_ERROR, &seconds);
+    assert_non_null(strstr(text, "line 701 of a stranger (2 lines before it were left out)"));
     free(text);
 }
 
@@ -81,7 +96,7 @@ static void test_details_stay_below_the_level(void **state) {
     (void)state;
     int64_t seconds;
     wait_for_the_next_second();
-    char *text = log_lines(5, GPR_LOG_SEVERITY_INFO, &seconds);
+    char *text = log_lines(0, 5, GPR_LOG_SEVERITY_INFO, &seconds);
     assert_string_equal(text, "");
     free(text);
 }
@@ -89,6 +104,7 @@ static void test_details_stay_below_the_level(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_flood_of_lines_is_cut),
+        cmocka_unit_test(test_the_same_line_is_written_once),
         cmocka_unit_test(test_details_stay_below_the_level),
     };
     bt_rpc_init();
