@@ -51,9 +51,12 @@ static void add_name(struct bt_text_buffer *out, const char *key, const char *na
         bt_text_buffer_add_literal(out, "null");
 }
 
+const char *bt_debug_verdict_word(const struct bt_verdict *verdict) {
+    static const char *const words[BT_SLOW_PHASE_COUNT] = {"ok", "slow to start", "slow to stream"};
+    return words[verdict->phase < BT_SLOW_PHASE_COUNT ? verdict->phase : 0];
+}
+
 static void add_verdict(struct bt_text_buffer *out, const struct bt_verdict *verdict) {
-    static const char *const words[BT_SLOW_PHASE_COUNT] = {"on time", "slow to start",
-                                                           "slow to stream"};
     const char *phase = bt_slow_phase_name(verdict->phase),
                *stage = bt_slow_stage_name(verdict->stage);
     const char *advice = verdict->advice ? verdict->advice : "";
@@ -64,8 +67,7 @@ static void add_verdict(struct bt_text_buffer *out, const struct bt_verdict *ver
     bt_text_buffer_add_literal(out, ",\"advice\":");
     bt_text_buffer_add_json(out, advice);
     bt_text_buffer_add_literal(out, ",\"text\":\"");
-    const char *said = words[verdict->phase < BT_SLOW_PHASE_COUNT ? verdict->phase : 0];
-    bt_text_buffer_add_string(out, said);
+    bt_text_buffer_add_string(out, bt_debug_verdict_word(verdict));
     if (verdict->phase != BT_SLOW_NOT) {
         bt_text_buffer_add_literal(out, " (");
         bt_text_buffer_add_escaped(out, stage, strlen(stage));

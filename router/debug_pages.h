@@ -14,6 +14,8 @@ bool bt_debug_find(const struct bt_shell *shell, uint64_t id, struct bt_request_
 /* One record as a JSON object. */
 void bt_debug_write_record(struct bt_text_buffer *out, const struct bt_request_record *record);
 
+/* "ok", "slow to start" or "slow to stream". */
+const char *bt_debug_verdict_word(const struct bt_verdict *verdict);
 /* Where its time went, {"queue_ms": ..., "total_ms": ...}; null for what was not reported. */
 void bt_debug_write_stages(struct bt_text_buffer *out, const struct bt_request_record *record);
 

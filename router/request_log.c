@@ -12,11 +12,6 @@ static double ms(uint64_t us) {
     return (double)us / 1e3;
 }
 
-static const char *verdict_word(const struct bt_verdict *verdict) {
-    static const char *const words[BT_SLOW_PHASE_COUNT] = {"ok", "slow to start", "slow to stream"};
-    return words[verdict->phase];
-}
-
 static void add_text(struct bt_text_buffer *out, const struct bt_request_record *r,
                      const char *reason) {
     bt_text_buffer_printf(out, "request %016" PRIx64 " %s", r->id, bt_status_name(r->status));
@@ -46,7 +41,7 @@ static void add_text(struct bt_text_buffer *out, const struct bt_request_record 
             continue;
         comma = ",";
     }
-    bt_text_buffer_printf(out, "; %s", verdict_word(&r->verdict));
+    bt_text_buffer_printf(out, "; %s", bt_debug_verdict_word(&r->verdict));
     if (r->verdict.phase != BT_SLOW_NOT)
         bt_text_buffer_printf(out, " (%s): %s", bt_slow_stage_name(r->verdict.stage),
                               r->verdict.advice);
@@ -81,7 +76,7 @@ static void add_members(struct bt_text_buffer *out, const struct bt_request_reco
     bt_text_buffer_add_literal(out, ",\"stages\":");
     bt_debug_write_stages(out, r);
     bt_text_buffer_printf(out, ",\"verdict\":\"%s\",\"stage\":\"%s\",\"advice\":\"%s\"",
-                          verdict_word(&r->verdict), bt_slow_stage_name(r->verdict.stage),
+                          bt_debug_verdict_word(&r->verdict), bt_slow_stage_name(r->verdict.stage),
                           r->verdict.advice);
 }
 
