@@ -1,8 +1,8 @@
 /* Server-sent events on a connection: collected per turn of the loop, one send per stream. */
 #include "router/sse.h"
 
-/* A chunk begins with its size in six hex digits and CRLF, filled in when the turn ends. */
-enum { CHUNK_HEAD_BYTES = 8, CHUNK_BYTES_MAX = 0xffffff };
+/* A chunk begins with its size in eight hex digits and CRLF, filled in when the turn ends. */
+enum { CHUNK_DIGITS = 8, CHUNK_HEAD_BYTES = CHUNK_DIGITS + 2, CHUNK_CLOSED_BYTES = 8 << 20 };
 
 void bt_sse_set_init(struct bt_sse_set *set, uint64_t stuck_us, uint64_t keepalive_us,
                      void (*on_touched)(void *arg), void *arg) {
@@ -87,7 +87,7 @@ static void open_chunk(struct bt_sse *sse) {
     sse->chunk_open = true;
     sse->chunk_at = sse->out.n_bytes;
     if (sse->chunked)
-        bt_text_buffer_add_literal(&sse->out, "000000\r\n");
+        bt_text_buffer_add_literal(&sse->out, "00000000\r\n");
 }
 
 static void close_chunk(struct bt_sse *sse) {
@@ -98,7 +98,7 @@ static void close_chunk(struct bt_sse *sse) {
         return;
     size_t n = sse->out.n_bytes - sse->chunk_at - CHUNK_HEAD_BYTES;
     char *head = sse->out.data + sse->chunk_at;
-    for (size_t i = 6; i-- > 0; n >>= 4)
+    for (size_t i = CHUNK_DIGITS; i-- > 0; n >>= 4)
         head[i] = "0123456789abcdef"[n & 15];
     bt_text_buffer_add_literal(&sse->out, "\r\n");
 }
@@ -129,7 +129,7 @@ static void piece(struct bt_request_sink *sink, const struct bt_piece *given) {
     stop_waiting(sse);
     open_chunk(sse);
     bt_openai_write_chunk(&sse->out, sse->answer, given);
-    if (sse->chunk_open && sse->out.n_bytes - sse->chunk_at > CHUNK_BYTES_MAX / 2)
+    if (sse->chunk_open && sse->out.n_bytes - sse->chunk_at > CHUNK_CLOSED_BYTES)
         close_chunk(sse);
     sse->was_full = sse->was_full || is_full(sink);
 }
