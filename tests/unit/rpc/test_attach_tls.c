@@ -114,7 +114,7 @@ static void test_refusals_are_sentences(void **state) {
     certs_open(&others);
     certs_issue_roles(&certs);
     certs_issue_roles(&others);
-    certs_issue(&others, "both", "router.baton", -60, 3600);
+    certs_issue(&others, "trusting", "decode.baton", -60, 3600);
     char command[1024], both[CERTS_PATH_BYTES];
     snprintf(both, sizeof both, "%s/both-ca.pem", others.dir);
     snprintf(command, sizeof command, "cat %s %s > %s", certs.ca_path, others.ca_path, both);
@@ -122,14 +122,14 @@ static void test_refusals_are_sentences(void **state) {
     struct bt_tls *router = certs_tls(&certs, "router", NULL, BT_TLS_ROUTER);
     struct bt_tls *decode = certs_tls(&certs, "decode", NULL, BT_TLS_DECODE);
     struct bt_tls *foreign = certs_tls(&others, "decode", NULL, BT_TLS_DECODE);
-    struct bt_tls *trusting = certs_tls(&others, "decode", both, BT_TLS_DECODE);
+    struct bt_tls *trusting = certs_tls(&others, "trusting", both, BT_TLS_DECODE);
     struct bt_tls *self = certs_tls(&certs, "router", NULL, BT_TLS_ROUTER);
     /* The server is no router; the CA is another's, seen by the worker, then by the router. */
     expect_dial_fails(decode, decode, "is for the role decode, must be for router", NULL);
     expect_dial_fails(router, foreign, "(\"router\") is not signed by a CA of /tmp", NULL);
     expect_dial_fails(
         router, trusting, "the router closed the connection",
-        "a connection to the registry was refused: the peer's certificate (\"decode\") "
+        "a connection to the registry was refused: the peer's certificate (\"trusting\") "
         "is not signed by a CA of");
     /* A router that attaches as a worker. */
     expect_dial_fails(router, self, "the router closed the connection",
