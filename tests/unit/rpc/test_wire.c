@@ -241,6 +241,7 @@ static void test_an_item_over_the_join_bound_is_not_sent(void **state) {
     same_message(&msg, &out);
     assert_true(t.n_messages >= 17);
     free(tokens);
+    free(lists.b);
     through_fini(&t);
 }
 
