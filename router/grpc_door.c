@@ -130,6 +130,9 @@ void bt_grpc_door_write_metrics(const struct bt_shell *shell, struct evbuffer *o
          bt_grpc_listener_open(api->listener)},
         {"baton_grpc_connections_total", "gRPC connections accepted.", BT_METRIC_COUNTER,
          c->n_accepted},
+        {"baton_grpc_slowed_total",
+         "Times that a gRPC client was made to wait: it reset too many streams.", BT_METRIC_COUNTER,
+         c->n_slowed},
     };
     const struct {
         const char *reason;

@@ -3,8 +3,8 @@
  * gRPC 1.51's own listener stops for good when descriptors run out and knows no bound, so the
  * listening is ours. A connection waits here until the client's HTTP/2 preface is there (it speaks
  * first); one that says something else, or nothing for 10 s, never costs gRPC anything, and the one
- * that has waited longest makes room when there are many. Under TLS the bytes go through us
- * (grpc_relay.h), else the socket itself is handed over. Everything runs on the loop thread. */
+ * that has waited longest makes room when there are many. All bytes go through grpc_relay.h.
+ * Everything runs on the loop thread. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -31,13 +31,14 @@ struct bt_grpc_listener_counters {
     uint64_t n_strange;     /* closed: no HTTP/2, no handshake, or nothing said in time */
     uint64_t n_displaced;   /* closed: waited longest when too many did */
     uint64_t n_turned_away; /* closed: too many are open */
+    uint64_t n_slowed;      /* made to wait: too many costly frames (grpc_guard.h) */
 };
 
 /* BT_E_INVALID (host), BT_E_IO (cannot listen there), BT_E_NO_MEMORY. */
 bt_status bt_grpc_listener_start(struct event_base *base,
                                  const struct bt_grpc_listener_config *config,
                                  struct bt_grpc_listener **out, struct bt_error *err);
-/* Closes what is its own; what gRPC has is gRPC's to close. NULL is accepted. */
+/* Closes every connection. NULL is accepted. */
 void bt_grpc_listener_destroy(struct bt_grpc_listener *listener);
 /* "host:port" with the true port. */
 const char *bt_grpc_listener_address(const struct bt_grpc_listener *listener);

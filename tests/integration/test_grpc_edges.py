@@ -1,6 +1,7 @@
 """The gRPC port among strangers: too large, too many, silent, not HTTP/2; keys and TLS."""
 import hashlib
 import socket
+import struct
 import subprocess
 import time
 
@@ -100,6 +101,60 @@ def test_connections_are_bounded(baton, tiny, logs):
         for s in opened:
             s.close()
         cluster.wait_for(lambda: cluster.router.n_fds() <= fds, "every descriptor came back")
+
+
+def frame(kind, flags, stream, payload=b""):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def header(name, value):
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+HEAD = b"\x83\x86" + b"".join(header(*row) for row in [
+    (b":path", b"/baton.v1.Inference/Generate"), (b":authority", b"x"), (b"te", b"trailers"),
+    (b"content-type", b"application/grpc")])
+
+
+def test_reset_flood_slows_only_itself(baton, tiny, logs, sanitized):
+    """CVE-2023-44487: streams opened and reset as fast as the socket takes them."""
+    with front(baton, tiny, logs, MOCK) as cluster, stubs.channel(cluster) as channel:
+        stub = rpc.InferenceStub(channel)
+        assert count(stub.Generate(request())) == 4
+        before = cluster.router.rss_kb()
+        floods = []
+        for _ in range(4):
+            s = dial(cluster)
+            s.sendall(PREFACE + SETTINGS)
+            s.setblocking(False)
+            floods.append(s)
+        rows = b"".join(frame(1, 4, i, HEAD) + frame(3, 0, i, b"\0\0\0\x08") for i in range(1, 40001, 2))
+        sent = [0] * len(floods)
+        for round in range(60):
+            for i, s in enumerate(floods):
+                try:
+                    sent[i] += s.send(rows[sent[i]:])
+                except BlockingIOError:
+                    pass
+            assert count(stub.Generate(request())) == 4  # others are served meanwhile
+        assert cluster.metrics()["baton_grpc_slowed_total"] > 0
+        if not sanitized:
+            assert cluster.router.rss_kb() - before < 64 << 10
+        for s in floods:
+            s.close()
+        cluster.wait_for(lambda: cluster.metrics()["baton_grpc_connections"] == 1, "their connections are gone")
+
+
+def test_endless_header_block_is_cut(baton, tiny, logs):
+    """CVE-2023-33953: CONTINUATION frames without an end."""
+    with front(baton, tiny, logs, MOCK) as cluster, stubs.channel(cluster) as channel:
+        with dial(cluster) as s:
+            s.sendall(PREFACE + SETTINGS + frame(1, 0, 1, HEAD))
+            with pytest.raises(OSError):
+                for _ in range(10000):
+                    s.sendall(frame(9, 0, 1, header(b"x-a", b"y" * 100) * 50))
+                    time.sleep(0.001)
+        assert count(rpc.InferenceStub(channel).Generate(request())) == 4
 
 
 def test_broken_connections_leave_nothing(baton, tiny, logs):
