@@ -122,7 +122,7 @@ def test_end_event(cluster, stub):
     _, _, end = collect(stub.Generate(pb.GenerateRequest(tokens=pb.TokenIds(ids=range(5, 45)), sampling=sampling())))
     stages = end.stages
     assert end.usage.prompt_tokens == 40
-    assert 0 < stages.ttft_us < stages.total_us and stages.kv_bytes > 0
+    assert 0 < stages.ttft_us <= stages.total_us and stages.kv_bytes > 0
     assert stages.total_us == sum(getattr(stages, name + "_us") for name in (
         "queue", "placement", "prefill_wait", "prefill", "transfer", "join", "decode", "moved", "network"))
     assert end.verdict.phase in ("ok", "start", "stream")
