@@ -25,10 +25,63 @@ static void drop_body(struct bt_http_call *call) {
     bt_text_buffer_fini(&call->body);
 }
 
+static void drop_head(struct bt_http_call *call) {
+    if (!call->head)
+        return;
+    call->connection->server->held_bytes -= sizeof *call->head + call->head->n_bytes;
+    free(call->head);
+    call->head = NULL;
+}
+
 void bt_http_call_free(struct bt_http_call *call) {
     drop_body(call);
-    free(call->head_bytes);
+    drop_head(call);
     free(call);
+}
+
+static const char *find(const struct bt_http_call *call, const char *name) {
+    return call->head ? bt_http_find_header(&call->head->fields, name) : NULL;
+}
+
+/* Whether a page of the request's origin may read the answer (Fetch, 3.2: CORS protocol). */
+static bool is_cors(const struct bt_http_call *call) {
+    const char *allowed = call->connection->server->config.cors_origin;
+    const char *origin = find(call, "Origin");
+    return allowed && origin && (!strcmp(allowed, "*") || !strcmp(allowed, origin));
+}
+
+/* Nothing where it may not be said back: too long, or not printable. */
+static void keep_client_id(struct bt_http_call *call) {
+    const char *given = find(call, "X-Request-Id");
+    size_t n = given ? strlen(given) : 0;
+    for (size_t i = 0; i < n; i++)
+        if (given[i] <= 0x20 || given[i] >= 0x7f)
+            return;
+    if (n && n < sizeof call->client_id)
+        memcpy(call->client_id, given, n + 1);
+}
+
+bt_status bt_http_call_read_head(struct bt_http_call *call, const char *bytes, size_t n_bytes,
+                                 int *code, struct bt_error *err) {
+    struct bt_http_call_head *head = malloc(sizeof *head + n_bytes);
+    *code = 503;
+    if (!head)
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for a request");
+    call->head = head;
+    call->connection->server->held_bytes += sizeof *head + n_bytes;
+    head->n_bytes = n_bytes;
+    memcpy(head->bytes, bytes, n_bytes);
+    bt_status status = bt_http_parse_head(head->bytes, n_bytes, &head->fields, code, err);
+    if (status < 0) {
+        drop_head(call);
+        return status;
+    }
+    call->is_chunked = head->fields.version >= 11;
+    call->closes = head->fields.closes;
+    call->is_head_only = !strcmp(head->fields.method, "HEAD");
+    call->is_cors = is_cors(call);
+    keep_client_id(call);
+    return BT_OK;
 }
 
 /* ---- what the handler asks ---- */
@@ -42,34 +95,23 @@ void bt_http_call_drop_body(struct bt_http_call *call) {
 }
 
 const char *bt_http_call_header(struct bt_http_call *call, const char *name) {
-    return bt_http_find_header(&call->head, name);
+    return find(call, name);
 }
 
 bool bt_http_call_path(struct bt_http_call *call, size_t from, char *out, size_t out_bytes) {
-    size_t n = strlen(call->head.path);
-    return n >= from && bt_http_decode(call->head.path + from, n - from, false, out, out_bytes);
+    const char *path = call->head->fields.path;
+    size_t n = strlen(path);
+    return n >= from && bt_http_decode(path + from, n - from, false, out, out_bytes);
 }
 
 bool bt_http_call_query(struct bt_http_call *call, const char *name, char *out, size_t out_bytes) {
-    return bt_http_query_value(call->head.query, name, out, out_bytes);
-}
-
-static const char *client_id(const struct bt_http_call *call) {
-    const char *given = bt_http_find_header(&call->head, "X-Request-Id");
-    if (!given || !*given || strlen(given) >= BT_CALLER_ID_BYTES)
-        return NULL;
-    for (const char *p = given; *p; p++)
-        if (*p <= 0x20 || *p >= 0x7f)
-            return NULL;
-    return given;
+    return bt_http_query_value(call->head->fields.query, name, out, out_bytes);
 }
 
 struct bt_caller bt_http_call_caller(const struct bt_http_call *call) {
     struct bt_caller caller = {.key = ""};
-    const char *id = client_id(call);
     memcpy(caller.key, call->key_name, sizeof caller.key);
-    if (id)
-        memcpy(caller.id, id, strlen(id) + 1);
+    memcpy(caller.id, call->client_id, sizeof caller.id);
     return caller;
 }
 
@@ -81,10 +123,11 @@ void bt_http_call_keep(struct bt_http_call *call, void (*on_gone)(void *arg), vo
     call->on_gone = on_gone;
     call->arg = arg;
     call->is_kept = true;
+    drop_head(call); /* thousands may wait and stream */
 }
 
 bool bt_http_call_is_chunked(const struct bt_http_call *call) {
-    return call->head.version >= 11;
+    return call->is_chunked;
 }
 
 /* ---- the head of an answer ---- */
@@ -125,12 +168,11 @@ static uint64_t draw_id(struct bt_http_server *server) {
 }
 
 static void write_ids(struct bt_http_call *call, struct bt_text_buffer *out) {
-    const char *given = client_id(call);
     if (!call->id)
         call->id = draw_id(call->connection->server);
-    if (given) {
+    if (call->client_id[0]) {
         bt_text_buffer_add_literal(out, "X-Request-Id: ");
-        bt_text_buffer_add_string(out, given);
+        bt_text_buffer_add_string(out, call->client_id);
         bt_text_buffer_add_literal(out, "\r\nX-Baton-Request-Id: ");
     } else {
         bt_text_buffer_add_literal(out, "X-Request-Id: ");
@@ -139,20 +181,13 @@ static void write_ids(struct bt_http_call *call, struct bt_text_buffer *out) {
     bt_text_buffer_add_literal(out, "\r\n");
 }
 
-/* Whether a page of the request's origin may read the answer (Fetch, 3.2: CORS protocol). */
-static bool is_cors(const struct bt_http_call *call) {
-    const char *allowed = call->connection->server->config.cors_origin;
-    const char *origin = bt_http_find_header(&call->head, "Origin");
-    return allowed && origin && (!strcmp(allowed, "*") || !strcmp(allowed, origin));
-}
-
 static void write_cors(const struct bt_http_call *call, struct bt_text_buffer *out) {
     const char *allowed = call->connection->server->config.cors_origin;
     if (!allowed)
         return;
     if (strcmp(allowed, "*") != 0)
         bt_text_buffer_add_literal(out, "Vary: Origin\r\n");
-    if (!is_cors(call))
+    if (!call->is_cors)
         return;
     bt_text_buffer_add_literal(out, "Access-Control-Allow-Origin: ");
     bt_text_buffer_add_string(out, allowed);
@@ -176,7 +211,7 @@ static void write_head(struct bt_http_call *call, struct bt_text_buffer *out, in
         bt_text_buffer_add_string(out, extra);
     write_ids(call, out);
     write_cors(call, out);
-    c->close_after = c->close_after || call->head.closes || c->server->draining;
+    c->close_after = c->close_after || call->closes || c->server->draining;
     if (c->close_after)
         bt_text_buffer_add_literal(out, "Connection: close\r\n");
 }
@@ -208,7 +243,7 @@ void bt_http_call_reply(struct bt_http_call *call, int code, const char *content
     if (code != 204)
         bt_text_buffer_printf(out, "Content-Length: %zu\r\n", body.n_bytes);
     bt_text_buffer_add_literal(out, "\r\n");
-    if (!call->head.method || strcmp(call->head.method, "HEAD") != 0)
+    if (!call->is_head_only)
         bt_text_buffer_add(out, body.data, body.n_bytes);
     bool failed = out->failed;
     struct bt_http_connection *c = end_call(call);
@@ -276,9 +311,9 @@ static bool path_matches(const char *pattern, const char *path) {
 
 /* A browser asks whether a page of another origin may send the real request. */
 static bool answer_preflight(struct bt_http_call *call) {
-    const char *wanted = bt_http_find_header(&call->head, "Access-Control-Request-Headers");
-    if (strcmp(call->head.method, "OPTIONS") != 0 || !is_cors(call) ||
-        !bt_http_find_header(&call->head, "Access-Control-Request-Method"))
+    const char *wanted = find(call, "Access-Control-Request-Headers");
+    if (strcmp(call->head->fields.method, "OPTIONS") != 0 || !call->is_cors ||
+        !find(call, "Access-Control-Request-Method"))
         return false;
     char extra[CORS_HEADERS_BYTES_MAX + 128];
     if (!wanted || strlen(wanted) > CORS_HEADERS_BYTES_MAX)
@@ -292,7 +327,7 @@ static bool answer_preflight(struct bt_http_call *call) {
 }
 
 static enum bt_http_method method_of(const struct bt_http_call *call) {
-    const char *name = call->head.method;
+    const char *name = call->head->fields.method;
     if (!strcmp(name, "GET") || !strcmp(name, "HEAD"))
         return BT_HTTP_GET;
     return !strcmp(name, "POST") ? BT_HTTP_POST : (enum bt_http_method)0;
@@ -302,10 +337,9 @@ static bool check_right(struct bt_http_call *call, const struct bt_http_route *r
     struct bt_http_connection *c = call->connection;
     struct bt_error err;
     const struct bt_api_caller caller = {
-        .authorization = bt_http_find_header(&call->head, "Authorization"),
+        .authorization = find(call, "Authorization"),
         /* Through a proxy everybody comes from its machine. */
-        .is_local = c->is_local && !bt_http_find_header(&call->head, "X-Forwarded-For") &&
-                    !bt_http_find_header(&call->head, "Forwarded"),
+        .is_local = c->is_local && !find(call, "X-Forwarded-For") && !find(call, "Forwarded"),
     };
     bt_status status =
         bt_api_keys_check(c->server->config.keys, &caller, route->right, call->key_name, &err);
@@ -318,17 +352,18 @@ static bool check_right(struct bt_http_call *call, const struct bt_http_route *r
 
 bool bt_http_call_route(struct bt_http_call *call) {
     const struct bt_http_server_config *config = &call->connection->server->config;
+    const struct bt_http_head *head = &call->head->fields;
     const struct bt_http_route *other = NULL;
     enum bt_http_method method = method_of(call);
     char text[160], extra[32];
     /* A body that is not wanted is not read: the connection ends with the refusal. */
     bool had_to_close = call->connection->close_after;
-    call->connection->close_after = had_to_close || call->head.has_body;
+    call->connection->close_after = had_to_close || head->has_body;
     if (answer_preflight(call))
         return false;
     for (size_t i = 0; i < config->n_routes; i++) {
         const struct bt_http_route *route = &config->routes[i];
-        if (!path_matches(route->path, call->head.path))
+        if (!path_matches(route->path, head->path))
             continue;
         other = route;
         if (route->method != method)
@@ -340,13 +375,12 @@ bool bt_http_call_route(struct bt_http_call *call) {
         return true;
     }
     if (other) {
-        snprintf(text, sizeof text, "%.16s is not a method of %.100s", call->head.method,
-                 call->head.path);
+        snprintf(text, sizeof text, "%.16s is not a method of %.100s", head->method, head->path);
         snprintf(extra, sizeof extra, "Allow: %s\r\n",
                  other->method == BT_HTTP_POST ? "POST" : "GET, HEAD");
         answer_error(call, 405, text, extra);
     } else {
-        snprintf(text, sizeof text, "there is no page %.100s", call->head.path);
+        snprintf(text, sizeof text, "there is no page %.100s", head->path);
         answer_error(call, 404, text, NULL);
     }
     return false;

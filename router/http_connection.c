@@ -216,19 +216,20 @@ static bool begin_body(struct bt_http_connection *c) {
     static const char go_on[] = "HTTP/1.1 100 Continue\r\n\r\n";
     struct bt_http_server *server = c->server;
     struct bt_http_call *call = c->call;
-    if (call->head.body_bytes > server->config.body_bytes_max) {
+    const struct bt_http_head *head = &call->head->fields;
+    if (head->body_bytes > server->config.body_bytes_max) {
         char text[96];
         snprintf(text, sizeof text, "the body has %llu bytes, at most %zu are taken",
-                 (unsigned long long)call->head.body_bytes, server->config.body_bytes_max);
+                 (unsigned long long)head->body_bytes, server->config.body_bytes_max);
         refuse(c, 413, text);
         return false;
     }
-    uint64_t bytes = call->head.is_chunked ? server->config.body_bytes_max : call->head.body_bytes;
+    uint64_t bytes = head->is_chunked ? server->config.body_bytes_max : head->body_bytes;
     c->due_us = server->now_us + server->config.header_s * UINT64_C(1000000) +
                 bytes * 1000000 / BT_HTTP_BODY_BYTES_PER_S;
     bt_http_connection_set_state(c, BT_HTTP_BODY);
     size_t n = 0;
-    if (!call->head.expects_continue || c->in_at < c->in.n_bytes)
+    if (!head->expects_continue || c->in_at < c->in.n_bytes)
         return true;
     /* So few bytes always find room on a connection that is fit to live. */
     if (bt_http_connection_write(c, go_on, sizeof go_on - 1, &n) == BT_OK && n == sizeof go_on - 1)
@@ -269,18 +270,14 @@ static bool take_head(struct bt_http_connection *c) {
     if (status == BT_AGAIN)
         return false;
     c->call = bt_http_call_create(c);
-    char *head = malloc(head_bytes);
-    int code = 503;
-    if (!c->call || !head) {
-        free(head);
-        refuse(c, code, "out of memory for a request");
+    if (!c->call) {
+        bt_http_connection_close(c);
         return false;
     }
-    memcpy(head, bytes, head_bytes);
-    c->call->head_bytes = head;
+    int code = 400;
+    status = bt_http_call_read_head(c->call, bytes, head_bytes, &code, &err);
     use_input(c, head_bytes);
-    if (bt_http_parse_head(head, head_bytes, &c->call->head, &code, &err) != BT_OK) {
-        c->call->head = (struct bt_http_head){0};
+    if (status < 0) {
         refuse(c, code, err.text);
         return false;
     }
@@ -290,6 +287,7 @@ static bool take_head(struct bt_http_connection *c) {
 /* Moves what is there of the body; true where it is whole. */
 static bool take_body(struct bt_http_connection *c) {
     struct bt_http_call *call = c->call;
+    const struct bt_http_head *head = &call->head->fields;
     size_t limit = c->server->config.body_bytes_max;
     for (;;) {
         const char *bytes = c->in.data ? c->in.data + c->in_at : "";
@@ -297,10 +295,10 @@ static bool take_body(struct bt_http_connection *c) {
         struct bt_slice data = {bytes, 0};
         struct bt_error err;
         bt_status status = BT_OK;
-        if (call->head.is_chunked) {
+        if (head->is_chunked) {
             status = bt_http_read_chunks(&call->chunks, bytes, n, limit, &n_used, &data, &err);
         } else {
-            uint64_t left = call->head.body_bytes - call->body.n_bytes;
+            uint64_t left = head->body_bytes - call->body.n_bytes;
             n_used = data.n_bytes = (size_t)(n < left ? n : left);
         }
         if (status < 0) {
@@ -319,8 +317,7 @@ static bool take_body(struct bt_http_connection *c) {
         }
         if (n_used)
             use_input(c, n_used);
-        if (status == BT_DONE ||
-            (!call->head.is_chunked && call->body.n_bytes == call->head.body_bytes))
+        if (status == BT_DONE || (!head->is_chunked && call->body.n_bytes == head->body_bytes))
             return true;
         if (!n_used || c->in_at == c->in.n_bytes)
             return false;

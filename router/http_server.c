@@ -84,8 +84,8 @@ static bool displace(struct bt_http_server *server) {
     return false;
 }
 
-/* A list is in the order of since_us, but for those whose time is set back: they are few and come
- * a tick later. */
+/* A list is in the order of since_us, but for connections that have just shaken hands, whose time
+ * began before: one of them may be seen later, by as long as its handshake took. */
 static struct bt_http_connection *overdue(struct bt_http_server *server, enum bt_http_state state,
                                           uint64_t limit_us) {
     struct bt_http_connection *c = server->lists[state].first;

@@ -78,7 +78,8 @@ void bt_http_server_destroy(struct bt_http_server *server);
 /* Borrowed until the call ends or its body is dropped. */
 struct bt_slice bt_http_call_body(struct bt_http_call *call);
 void bt_http_call_drop_body(struct bt_http_call *call);
-const char *bt_http_call_header(struct bt_http_call *call, const char *name); /* NULL: none */
+/* NULL: none. Of a kept call there is no head any more. */
+const char *bt_http_call_header(struct bt_http_call *call, const char *name);
 /* The path without the query, percent signs decoded, from its byte `from` on; false where it does
  * not fit. */
 bool bt_http_call_path(struct bt_http_call *call, size_t from, char *out, size_t out_bytes);

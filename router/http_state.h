@@ -51,10 +51,19 @@ struct bt_http_connection {
     bool is_local, close_after;
 };
 
+/* A head with its bytes, in one piece of memory. */
+struct bt_http_call_head {
+    struct bt_http_head fields; /* into bytes */
+    size_t n_bytes;
+    char bytes[];
+};
+
 struct bt_http_call {
     struct bt_http_connection *connection;
-    char *head_bytes;
-    struct bt_http_head head;
+    struct bt_http_call_head *head; /* NULL: none came that could be read, or the call is kept */
+    /* What an answer needs of it. */
+    bool is_chunked, closes, is_head_only, is_cors;
+    char client_id[BT_CALLER_ID_BYTES];
     struct bt_text_buffer body;
     struct bt_http_chunks chunks;
     const struct bt_http_route *route; /* NULL: refused */
@@ -116,8 +125,11 @@ void bt_http_connection_answered(struct bt_http_connection *connection);
 
 /* ---- http_call.c ---- */
 
-/* A call for a head that has come; NULL: no memory. */
+/* NULL: no memory. */
 struct bt_http_call *bt_http_call_create(struct bt_http_connection *connection);
+/* Reads a whole head. A refusal has its HTTP status in *code. */
+bt_status bt_http_call_read_head(struct bt_http_call *call, const char *bytes, size_t n_bytes,
+                                 int *code, struct bt_error *err);
 void bt_http_call_free(struct bt_http_call *call);
 /* After the head: finds the route and looks at the caller's rights. False where it has answered. */
 bool bt_http_call_route(struct bt_http_call *call);

@@ -3,9 +3,12 @@ import contextlib
 import json
 import re
 import resource
+import select
 import selectors
 import socket
+import ssl
 import statistics
+import struct
 import subprocess
 import threading
 import time
@@ -277,3 +280,117 @@ def test_ten_thousand_silent_connections(baton, tiny, logs):
         assert p99(loaded) < 2 * p99(quiet) + 0.02
         for sock in socks + dripping:
             sock.close()
+
+
+# ---- HTTP/2 on the gRPC port ----
+
+HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
+END_HEADERS = 4
+
+
+def frame(kind, flags, stream, payload=b""):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def literal(name, value):
+    """A header that is in no table (RFC 7541, 6.2.2)."""
+    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+# POST, http, and the path of Generate.
+CALL = (b"\x83\x86\x04\x1c/baton.v1.Inference/Generate\x01\x01x" + literal(b"te", b"trailers") +
+        literal(b"content-type", b"application/grpc"))
+
+
+def resets(stream):
+    """Two hundred calls, each opened and at once given up (CVE-2023-44487)."""
+    return stream + 400, b"".join(frame(HEADERS, END_HEADERS, i, CALL) + frame(RST_STREAM, 0, i, b"\0\0\0\x08")
+                                  for i in range(stream, stream + 400, 2))
+
+
+def continuations(stream):
+    """A head that never ends (CVE-2024-27316, CVE-2023-33953)."""
+    start = frame(HEADERS, 0, 1, CALL) if stream == 1 else b""
+    return 3, start + frame(CONTINUATION, 0, 1, literal(b"x", b"y" * 100)) * 500
+
+
+def pings(stream):
+    return stream, frame(PING, 0, 0, b"12345678") * 500
+
+
+def settings(stream):
+    return stream, frame(SETTINGS, 0, 0, b"\0\3\0\0\0\x64") * 500
+
+
+class Flood:
+    """Connections to the gRPC port that send what `make` gives, as fast as they can, again where they are cut."""
+
+    def __init__(self, cluster, make, n_connections=4):
+        self.cluster, self.make = cluster, make
+        self.n_connections = self.n_cut = self.n_bytes = 0
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self.run) for _ in range(n_connections)]
+
+    def run(self):
+        host, port = self.cluster.grpc.rsplit(":", 1)
+        while not self.stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1) as sock:
+                if self.cluster.https:
+                    sock = self.cluster.https.wrap_socket(sock, server_hostname="localhost")
+                self.n_connections += 1
+                self.one(sock)
+
+    def one(self, sock):
+        sock.settimeout(0.2)
+        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
+        stream = 1
+        while not self.stop.is_set():
+            stream, data = self.make(stream)
+            try:
+                sock.sendall(data)
+                self.n_bytes += len(data)
+                while select.select([sock], [], [], 0)[0] and sock.recv(65536):
+                    pass
+            except TimeoutError:
+                return
+            except OSError:
+                self.n_cut += 1
+                return
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("https", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("make", [resets, continuations, pings, settings])
+def test_http2_floods(baton, tiny, tmp_path, make, https):
+    """On the gRPC port: workers stay, memory stays, and clients of both doors are served about as soon as before."""
+    args, context = [], None
+    if https:
+        subprocess.run([baton, "certs", tmp_path / "certs"], check=True, capture_output=True)
+        args = ["--http-tls-cert", tmp_path / "certs" / "http.pem", "--http-tls-key", tmp_path / "certs" / "http-key.pem"]
+        context = ssl.create_default_context(cafile=tmp_path / "certs" / "ca.pem")
+    with front(baton, tiny, tmp_path, router_args=args, https=context) as cluster:
+        ttfts(cluster, 50)
+        quiet, before = ttfts(cluster, 200), cluster.router.rss_kb()
+        held = []
+        with Flood(cluster, make) as flood:
+            loaded, deadline = [], time.monotonic() + 4
+            while time.monotonic() < deadline:
+                loaded += ttfts(cluster, 5)
+                held.append(cluster.router.rss_kb())
+        print(f"{flood.n_connections} connections, {flood.n_cut} cut, {flood.n_bytes >> 10} KiB taken; RSS {before} -> "
+              f"{max(held)} kB; TTFT p50 {statistics.median(quiet) * 1e3:.2f} -> {statistics.median(loaded) * 1e3:.2f} ms, p99 "
+              f"{p99(quiet) * 1e3:.2f} -> {p99(loaded) * 1e3:.2f} ms")
+        assert max(held) - before < 64 * 1024
+        assert p99(loaded) < 2 * p99(quiet) + 0.05
+        assert "silent too long" not in cluster.router.log_path.read_text()
+        assert len(events(cluster, stream_body(20))) == 20
