@@ -229,9 +229,11 @@ static int print_once(struct top *top) {
 }
 
 static int parse_and_run(struct top *top, int argc, char **argv) {
-    const char *words[1];
+    const char *words[1], *ca_file = NULL;
     size_t n_words = 0;
     const struct bt_option options[] = {
+        {"ca-file", BT_OPTION_STRING, &ca_file, .argument = "FILE",
+         .help = "Of an https URL: trust these certificates (PEM) instead of the system's."},
         {"once", BT_OPTION_FLAG, &top->once, "no",
          .help = "Print one plain picture and end; also what happens where the output is no "
                  "terminal. COLUMNS and LINES give its size (80, 24)."},
@@ -261,6 +263,8 @@ static int parse_and_run(struct top *top, int argc, char **argv) {
     top->url = n_words ? words[0] : "http://127.0.0.1:8000";
     if (status == BT_OK)
         status = bt_http_client_create(top->url, &top->client, &err);
+    if (status == BT_OK && ca_file)
+        status = bt_http_client_trust(top->client, ca_file, false, &err);
     if (status != BT_OK) {
         fprintf(stderr, "baton top: %s\n", err.text);
         return 2;

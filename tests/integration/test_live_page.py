@@ -167,7 +167,7 @@ def test_what_comes_and_goes(baton, tiny, logs, tmp_path):
         cluster.router.kill()
         tab.wait("$('state').textContent == 'no contact'", "the loss of the router is shown")
         assert "No contact with the router" in tab.text() and tab.run("document.body.classList.contains('stale')")
-        cluster.router_args += ["--port", cluster.port]
+        cluster.router_args += ["--port", cluster.port, "--grpc-port", 0]
         cluster.start_router()
         tab.wait("$('notice').textContent.startsWith('The router was restarted')", "the new router is noticed")
         assert "No decode worker is attached" in tab.text() and not tab.run("document.body.classList.contains('stale')")

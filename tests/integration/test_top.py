@@ -10,6 +10,7 @@ import termios
 import time
 
 import pytest
+from cluster import Process
 from front import front
 
 ENTER, LEAVE = b"\033[?1049h\033[?25l", b"\033[?25h\033[?1049l"
@@ -44,6 +45,21 @@ def test_refusals(server):
     assert done.returncode == 1 and "is a router running there?" in done.stderr
     done = once(server, "ftp://x")
     assert done.returncode == 2 and "ftp://x" in done.stderr
+
+
+def test_over_https(baton, tiny, logs):
+    certs = logs / "certs"
+    subprocess.run([baton, "certs", certs], check=True, capture_output=True)
+    router = Process("router", [baton, "router", "--model", tiny, "--port", 0, "--registry-listen", "127.0.0.1:0", "--http-tls-cert",
+                                certs / "http.pem", "--http-tls-key", certs / "http-key.pem"], logs)
+    try:
+        url = f"https://localhost:{router.wait_ready()['http'].rsplit(':', 1)[1]}"
+        done = subprocess.run([baton, "top", "--once", "--ca-file", certs / "ca.pem", url], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 and "no decode worker" in done.stdout, (done.stdout, done.stderr)
+        done = subprocess.run([baton, "top", "--once", url], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, (done.stdout, done.stderr)
+    finally:
+        router.kill()
 
 
 class Terminal:
@@ -110,7 +126,7 @@ def test_goes_on_without_a_router(baton, tiny, logs):
         cluster.router.kill()
         terminal.wait_for(b"no contact for")
         assert b"TTFT" in terminal.seen[terminal.seen.index(b"no contact for"):] or not terminal.wait_for(b"TTFT")
-        cluster.router_args += ["--port", cluster.port]
+        cluster.router_args += ["--port", cluster.port, "--grpc-port", 0]
         cluster.start_router()
         terminal.seen = b""
         terminal.wait_for(b"no decode worker")
