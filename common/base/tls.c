@@ -158,11 +158,15 @@ static int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *n_out,
     return SSL_TLSEXT_ERR_NOACK;
 }
 
-static bt_status make_ctx(const struct bt_tls_config *config, SSL_CTX **out, struct bt_error *err) {
-    SSL_CTX *ctx = *out = SSL_CTX_new(TLS_method());
+static bt_status make_ctx(struct bt_tls_material *material, const struct bt_tls_config *config,
+                          struct bt_error *err) {
+    SSL_CTX *ctx = material->ctx = SSL_CTX_new(TLS_method());
+    material->ca = config->ca ? strdup(config->ca) : NULL;
+    material->alpn = config->alpn ? strdup(config->alpn) : NULL;
     int oldest = config->takes_1_2 ? TLS1_2_VERSION : TLS1_3_VERSION;
-    if (!ctx || !SSL_CTX_set_min_proto_version(ctx, oldest) ||
-        !SSL_CTX_set_ciphersuites(ctx, CIPHERS) || !SSL_CTX_set_cipher_list(ctx, CIPHERS_1_2))
+    if (!ctx || !material->ca != !config->ca || !material->alpn != !config->alpn ||
+        !SSL_CTX_set_min_proto_version(ctx, oldest) || !SSL_CTX_set_ciphersuites(ctx, CIPHERS) ||
+        !SSL_CTX_set_cipher_list(ctx, CIPHERS_1_2))
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for TLS");
     SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -172,11 +176,11 @@ static bt_status make_ctx(const struct bt_tls_config *config, SSL_CTX **out, str
     SSL_CTX_set_verify(
         ctx, config->ca ? SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT : SSL_VERIFY_NONE,
         NULL);
-    SSL_CTX_set_cert_verify_callback(ctx, bt_tls_on_verify, (char *)config->ca);
+    SSL_CTX_set_cert_verify_callback(ctx, bt_tls_on_verify, material->ca);
     if (!config->ca) /* thousands of clients that say little: no buffers while they wait */
         SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     if (config->alpn)
-        SSL_CTX_set_alpn_select_cb(ctx, on_alpn, (char *)config->alpn);
+        SSL_CTX_set_alpn_select_cb(ctx, on_alpn, material->alpn);
     return BT_OK;
 }
 
@@ -186,6 +190,8 @@ static void destroy_material(struct bt_tls_material *material) {
     if (material->key_pem)
         OPENSSL_cleanse(material->key_pem, strlen(material->key_pem));
     free(material->key_pem);
+    free(material->ca);
+    free(material->alpn);
     free(material);
 }
 
@@ -196,7 +202,7 @@ static bt_status read_material(const struct bt_tls_config *config, struct bt_tls
     if (!m)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for TLS");
     atomic_store(&m->n_refs, 1);
-    BT_TRY_GOTO(make_ctx(config, &m->ctx, err), fail);
+    BT_TRY_GOTO(make_ctx(m, config, err), fail);
     if (config->ca)
         BT_TRY_GOTO(use_ca(m->ctx, config->ca, err), fail);
     if (config->cert) {

@@ -65,8 +65,8 @@ const char *bt_tls_reason_sentence(unsigned long openssl_error);
 
 /* ---- streams ---- */
 
-/* TLS over one non-blocking socket. BT_AGAIN from any call: wait until the socket is writable where
- * bt_tls_wants_write says so, else until it is readable, and call again. */
+/* TLS over one non-blocking socket; err may be NULL in each call. BT_AGAIN: wait until it is
+ * writable where bt_tls_wants_write says so, else until it is readable, and call again. */
 struct bt_tls_stream;
 
 /* The fd stays the caller's, must be non-blocking, and is closed after bt_tls_stream_destroy.
@@ -102,8 +102,5 @@ bool bt_tls_has_pending(const struct bt_tls_stream *stream);
  * shutdown(fd, SHUT_WR) or close(fd). */
 void bt_tls_close(struct bt_tls_stream *stream);
 
-/* The OpenSSL object inside, borrowed, for libevent's bufferevent_openssl; use either that or the
- * calls above, not both. After a failure there, bt_tls_explain says it in a sentence. */
+/* The OpenSSL object inside, borrowed: what was agreed on can be asked of it. */
 struct ssl_st *bt_tls_stream_ssl(struct bt_tls_stream *stream);
-void bt_tls_explain(struct bt_tls_stream *stream, unsigned long openssl_error,
-                    struct bt_error *err);

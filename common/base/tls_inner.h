@@ -12,6 +12,7 @@ struct bt_tls_material {
     _Atomic uint32_t n_refs;
     SSL_CTX *ctx;
     char *cert_pem, *key_pem;
+    char *ca, *alpn; /* of the configuration, for callbacks of ctx */
 };
 
 struct bt_tls {

@@ -125,23 +125,19 @@ const char *bt_tls_reason_sentence(unsigned long openssl_error) {
     return sentence ? sentence : alert_sentence(reason);
 }
 
-void bt_tls_explain(struct bt_tls_stream *stream, unsigned long openssl_error,
-                    struct bt_error *err) {
-    int reason = ERR_GET_REASON(openssl_error);
-    if (stream->verdict.err.status < 0) {
-        *err = stream->verdict.err;
-    } else if (reason == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
-        bt_fail(err, BT_E_PEER_GONE,
-                stream->is_open ? "the peer closed the connection without TLS's end"
-                                : "the peer closed the connection during the TLS handshake");
-    } else {
-        const char *sentence = bt_tls_reason_sentence(openssl_error);
-        const char *text = ERR_reason_error_string(openssl_error);
-        if (sentence)
-            bt_fail(err, BT_E_PROTOCOL, "%s", sentence);
-        else
-            bt_fail(err, BT_E_PROTOCOL, "TLS failed: %s", text ? text : "no reason given");
-    }
+static bt_status explain(const struct bt_tls_stream *stream, unsigned long openssl_error,
+                         struct bt_error *err) {
+    if (stream->verdict.err.status < 0)
+        return bt_fail(err, stream->verdict.err.status, "%s", stream->verdict.err.text);
+    if (ERR_GET_REASON(openssl_error) == SSL_R_UNEXPECTED_EOF_WHILE_READING)
+        return bt_fail(err, BT_E_PEER_GONE,
+                       stream->is_open ? "the peer closed the connection without TLS's end"
+                                       : "the peer closed the connection during the TLS handshake");
+    const char *sentence = bt_tls_reason_sentence(openssl_error);
+    if (sentence)
+        return bt_fail(err, BT_E_PROTOCOL, "%s", sentence);
+    const char *text = ERR_reason_error_string(openssl_error);
+    return bt_fail(err, BT_E_PROTOCOL, "TLS failed: %s", text ? text : "no reason given");
 }
 
 /* What an operation that gave `result` means. */
@@ -154,13 +150,12 @@ static bt_status judge(struct bt_tls_stream *stream, int result, int system_erro
     if (code == SSL_ERROR_ZERO_RETURN)
         return BT_DONE;
     stream->is_broken = true;
-    if (code == SSL_ERROR_SYSCALL)
-        bt_fail(err, BT_E_PEER_GONE, "the connection broke: %s",
-                system_error ? strerror(system_error) : "it was closed");
-    else
-        bt_tls_explain(stream, ERR_peek_last_error(), err);
+    bt_status status = code == SSL_ERROR_SYSCALL
+                           ? bt_fail(err, BT_E_PEER_GONE, "the connection broke: %s",
+                                     system_error ? strerror(system_error) : "it was closed")
+                           : explain(stream, ERR_peek_last_error(), err);
     ERR_clear_error();
-    return err->status;
+    return status;
 }
 
 /* ---- the stream ---- */

@@ -306,6 +306,45 @@ static void test_plain_bytes_are_no_tls(void **state) {
     certs_close(&certs);
 }
 
+static void test_a_stream_outlives_its_context_and_needs_no_reason(void **state) {
+    (void)state;
+    struct certs certs, others;
+    struct ends ends;
+    uint8_t byte;
+    size_t n;
+    certs_open(&certs);
+    certs_open(&others);
+    certs_issue_roles(&certs);
+    certs_issue_roles(&others);
+    struct bt_tls *d = certs_tls(&certs, "decode", NULL, BT_TLS_DECODE);
+    struct bt_tls *p = certs_tls(&others, "prefill", NULL, BT_TLS_PREFILL);
+    ends_open(&ends);
+    ends.server = bt_tls_accept(d, ends.fds[0], BT_TLS_PREFILL);
+    ends.client = bt_tls_connect(p, ends.fds[1], BT_TLS_DECODE, NULL);
+    bt_tls_destroy(d);
+    bt_tls_destroy(p);
+    ends_shake(&ends);
+    expect_refusal(&ends, false, "is not signed by a CA of /tmp", "refuses our certificate");
+    /* The same where nobody asks why: a peer that sends what is no TLS, and one that just goes. */
+    for (int goes = 0; goes < 2; goes++) {
+        d = certs_tls(&certs, "decode", NULL, BT_TLS_DECODE);
+        p = certs_tls(&certs, "prefill", NULL, BT_TLS_PREFILL);
+        shake(&ends, d, BT_TLS_PREFILL, p, BT_TLS_DECODE, NULL);
+        assert_int_equal(ends.server_status, BT_AGAIN);
+        if (!goes)
+            assert_int_equal(write(ends.fds[1], "no TLS at all", 13), 13);
+        shutdown(ends.fds[1], SHUT_WR);
+        assert_true(bt_tls_read(ends.server, &byte, 1, &n, NULL) < 0);
+        assert_true(bt_tls_read(ends.server, &byte, 1, &n, NULL) < 0);
+        assert_true(bt_tls_write(ends.server, &byte, 1, &n, NULL) < 0);
+        ends_close(&ends);
+        bt_tls_destroy(d);
+        bt_tls_destroy(p);
+    }
+    certs_close(&others);
+    certs_close(&certs);
+}
+
 /* ---- public doors ---- */
 
 static void test_a_public_door_shows_its_host(void **state) {
@@ -463,6 +502,7 @@ int main(void) {
         cmocka_unit_test(test_a_refused_certificate_is_said_on_both_sides),
         cmocka_unit_test(test_strangers_are_refused_in_a_sentence),
         cmocka_unit_test(test_plain_bytes_are_no_tls),
+        cmocka_unit_test(test_a_stream_outlives_its_context_and_needs_no_reason),
         cmocka_unit_test(test_a_public_door_shows_its_host),
         cmocka_unit_test(test_new_files_are_for_new_streams),
         cmocka_unit_test(test_a_certificate_is_judged_without_a_stream),
