@@ -132,10 +132,13 @@ static void print_record(const json_t *record) {
     printf("  stages:  ");
     json_object_foreach(stages, key, value) {
         size_t n = strlen(key);
-        if (n > 3 && !strcmp(key + n - 3, "_ms") && json_is_number(value)) {
+        if (n <= 3 || strcmp(key + n - 3, "_ms"))
+            continue;
+        if (json_is_number(value))
             printf("%s%.*s %.1f ms", comma, (int)n - 3, key, json_number_value(value));
-            comma = ", ";
-        }
+        else /* nobody has reported it */
+            printf("%s%.*s unknown", comma, (int)n - 3, key);
+        comma = ", ";
     }
     const char *prefill = json_string_value(json_object_get(record, "prefill_worker"));
     const char *decode = json_string_value(json_object_get(record, "decode_worker"));
@@ -146,34 +149,6 @@ static void print_record(const json_t *record) {
         printf("\n  way:     %s%s%s%s%s%s", prefill ? prefill : "", prefill ? " -> " : "", decode,
                reason ? " (" : "", reason ? reason : "", reason ? ")" : "");
     printf("\n  verdict: %s\n", verdict ? verdict : "none");
-}
-
-/* Takes the record out of {"requests": [{...}]}. */
-static bool on_record(void *arg, const char *line, size_t length) {
-    struct chat *chat = arg;
-    json_t *root = json_loadb(line, length, 0, NULL);
-    json_t *record = json_array_get(json_object_get(root, "requests"), 0);
-    if (record) {
-        json_decref(chat->record);
-        chat->record = json_incref(record);
-    }
-    json_decref(root);
-    return true;
-}
-
-/* The stream's last event leaves the router before the workers' last reports have come in, so the
- * record is asked for once more; where that fails, what the event had is shown. */
-static void complete_record(struct chat *chat) {
-    const char *id = json_string_value(json_object_get(chat->record, "id"));
-    char path[128];
-    struct bt_http_answer answer;
-    struct bt_error err;
-    if (!id)
-        return;
-    snprintf(path, sizeof path, "/debug/requests?id=%.64s", id);
-    const struct bt_http_request request = {.path = path, .api_key = chat->api_key};
-    if (bt_http_client_request(chat->client, &request, on_record, chat, &answer, &err) < 0)
-        fprintf(stderr, "chat: %s\n", err.text);
 }
 
 static void print_times(struct chat *chat) {
@@ -188,7 +163,6 @@ static void print_times(struct chat *chat) {
                sum > 0 ? (double)chat->n_gaps * 1e3 / sum : 0);
     }
     printf("\n");
-    complete_record(chat);
     if (chat->record)
         print_record(chat->record);
     else
