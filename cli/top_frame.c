@@ -125,10 +125,11 @@ static const char *span_text(double s, char out[32]) {
 
 /* ---- the top ---- */
 
-static void put_title(struct frame *f, const json_t *s) {
+static void put_title(struct frame *f, const json_t *s, bool lost) {
     char uptime[32];
     bool ready = json_is_true(json_object_get(s, "ready"));
-    const char *state = json_is_true(json_object_get(s, "draining"))    ? "draining"
+    const char *state = lost                                            ? "no contact"
+                        : json_is_true(json_object_get(s, "draining"))  ? "draining"
                         : ready                                         ? "serving"
                         : json_array_size(json_object_get(s, "decode")) ? "no prefill worker"
                                                                         : "no decode worker";
@@ -357,7 +358,7 @@ size_t bt_top_frame(const struct bt_top_view *view, const json_t *stats, const j
     f.limit = f.columns;
     f.full = !f.rows || !f.columns;
     out[0] = 0;
-    put_title(&f, stats);
+    put_title(&f, stats, view->notice != NULL);
     if (view->notice)
         put(&f, "%s", view->notice);
     end_line(&f);

@@ -18,7 +18,7 @@ struct bt_top_view {
     unsigned columns, rows; /* cut to the bounds above; below 20 and 4 nothing useful fits */
     bool unicode;           /* block characters, else ASCII */
     bool terminal;          /* with escape codes: bold, dim, and each line cleared to its end */
-    const char *notice;     /* a line of its own below the first, or NULL */
+    const char *notice;     /* why there is no contact, a line of its own; NULL: there is */
 };
 
 /* Writes the picture, each line ended by '\n' but the last; NUL-terminated. stats and requests are

@@ -124,6 +124,9 @@ static void test_what_it_says(void **state) {
     bt_top_frame(&lost, NULL, NULL, out);
     has("connecting");
     has("\nno contact for 3 s\n");
+    bt_top_frame(&lost, stats, NULL, out);
+    has("no contact, up 1 min");
+    assert_null(strstr(out, "serving,"));
     json_decref(stats);
     json_decref(requests);
 }
