@@ -184,6 +184,26 @@ static void test_a_page_that_is_taken_anew_has_a_clean_tail(void **state) {
     bt_engine_destroy(engine);
 }
 
+/* The same with everything that can be asked for: bias, logprobs of the token and of all rows. */
+static void ask_for_all(struct example *e, uint32_t n, struct bt_logprobs *scores) {
+    static const struct bt_logit_bias bias[] = {{7, 100}};
+    static const struct bt_sampling all = {.temperature = 1,
+                                           .top_p = 0.9f,
+                                           .repetition_penalty = 1,
+                                           .max_tokens = 9,
+                                           .logprobs = 1 + BT_TOP_LOGPROBS,
+                                           .n_bias = 1,
+                                           .bias = bias};
+    make_step(e, n, true);
+    e->seq.sampling = &all;
+    e->seq.history = e->tokens;
+    e->seq.n_history = e->seq.n_prompt = n;
+    e->seq.scores = scores;
+    e->seq.next = e->tokens + 1;
+    e->seq.n_scores = n - 1;
+    e->seq.score_top = BT_TOP_LOGPROBS;
+}
+
 static void test_a_step_takes_no_memory(void **state) {
     (void)state;
     if (!COUNTS_ALLOCATIONS) {
@@ -200,6 +220,18 @@ static void test_a_step_takes_no_memory(void **state) {
         bt_engine_post(engine, &e.step);
         while (await(engine).kind != BT_ENGINE_STEP_DONE)
             ;
+    }
+    for (uint32_t n = 1; n <= N_ROWS; n++) {
+        struct example e;
+        struct bt_logprobs scores[N_ROWS];
+        ask_for_all(&e, n, scores);
+        bt_engine_post(engine, &e.step);
+        while (await(engine).kind != BT_ENGINE_STEP_DONE)
+            ;
+        assert_int_equal(e.result.token, 7);
+        assert_int_equal(e.result.logprobs.n_top, BT_TOP_LOGPROBS);
+        for (uint32_t i = 0; i + 1 < n; i++)
+            assert_true(scores[i].n_top == BT_TOP_LOGPROBS && scores[i].logprob < 0);
     }
     assert_int_equal(n_allocations - before, 0);
     bt_engine_destroy(engine);
