@@ -193,6 +193,12 @@ static struct bt_job *take_free(struct bt_ledger *ledger) {
     return forget_oldest(ledger);
 }
 
+/* What the logprobs of its prompt are on the wire, at most: proto/registry.proto, Logprobs. */
+static uint64_t score_bytes(const struct bt_msg_work *work) {
+    uint64_t row = 1 + 4 + 9 * (work->sampling.prompt_logprobs - 1u);
+    return bt_work_wants_scores(work) ? (work->n_prompt - 1) * row : 0;
+}
+
 /* Promises what the job's logprobs may come to; false: no room now, nothing promised. */
 static bool open_chains(struct bt_ledger *ledger, struct bt_job *job,
                         const struct bt_msg_work *work) {
@@ -220,6 +226,11 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
     if (work->n_tokens > max_context)
         return bt_fail(err, BT_E_INVALID, "%u tokens exceed the context of %u", work->n_tokens,
                        max_context);
+    uint64_t n_bytes = score_bytes(work); /* told in one go to a router that comes back */
+    if (n_bytes > BT_LEDGER_SCORE_BYTES)
+        return bt_fail(err, BT_E_INVALID,
+                       "logprobs of %u prompt tokens take %llu bytes, must be at most %d",
+                       work->n_prompt, (unsigned long long)n_bytes, BT_LEDGER_SCORE_BYTES);
     struct bt_job *job = take_free(ledger);
     if (!job)
         return bt_fail(err, BT_E_FULL, "all %u jobs are in use", ledger->config.max_jobs);

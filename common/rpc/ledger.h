@@ -21,8 +21,9 @@ enum {
     BT_LEDGER_ROUTERS = BT_MAX_ROUTERS * 2, /* incarnations: attached ones and those just lost */
     BT_LEDGER_ROWS = 1024,                  /* tokens in one message */
     BT_LEDGER_BLOCKS = 4096,                /* block hashes in one message */
-    BT_LEDGER_STATUS_MS = 50,               /* load that has changed is told this often */
-    BT_ROUTER_SILENT_MS = 1000,             /* then its stream is dialled anew */
+    BT_LEDGER_SCORE_BYTES = 12 << 20, /* logprobs of one prompt: less than a stream may hold */
+    BT_LEDGER_STATUS_MS = 50,         /* load that has changed is told this often */
+    BT_ROUTER_SILENT_MS = 1000,       /* then its stream is dialled anew */
 };
 
 /* One attempt. Open struct: the cores read it; only ledger.c and bt_ledger_* change it. */
@@ -95,7 +96,8 @@ uint32_t bt_ledger_take_lost(struct bt_ledger *ledger);
 
 /* Opens a job for work from slot. BT_E_FULL: none is free, or no room for the logprobs that it may
  * come to (ended ones that are remembered make room first, the oldest of them). BT_E_INVALID: it is
- * here already, or longer than max_context; the sentence says so. */
+ * here already, longer than max_context, or its prompt's logprobs are more than
+ * BT_LEDGER_SCORE_BYTES on the wire; the sentence says so. */
 bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slot,
                          const struct bt_msg_work *work, struct bt_job **out, struct bt_error *err);
 /* By its router's stream and key; NULL: not here. Ended ones are found too. */

@@ -226,6 +226,39 @@ static void test_room_is_promised_and_given_back(void **state) {
     assert_true(bt_ledger_is_quiet(world->ledger));
 }
 
+/* More than a stream may hold at once could never be told again. */
+static void test_a_prompt_with_too_many_logprobs_is_refused(void **state) {
+    (void)state;
+    enum { LONG = 70000 };
+    struct bt_ledger_config config = {.max_jobs = 1};
+    config.join.role = BT_ROLE_DECODE;
+    config.join.max_context = LONG + 1;
+    config.join.max_seqs = 1;
+    config.join.incarnation = (struct bt_id){7, 7};
+    struct world world = {.now_us = 1000000};
+    struct bt_error err;
+    assert_int_equal(bt_ledger_create(&config, &world.ledger, &err), BT_OK);
+    attach(&world);
+    int32_t *tokens = calloc(LONG, sizeof *tokens);
+    struct bt_msg_work work = {.key = {1, 1},
+                               .ticket = {1, 99},
+                               .tokens = tokens,
+                               .n_tokens = LONG,
+                               .n_prompt = LONG,
+                               .sampling = {.max_tokens = 1},
+                               .remaining_ms = 1000};
+    struct bt_job *job;
+    work.sampling.prompt_logprobs = 1 + BT_TOP_LOGPROBS;
+    assert_int_equal(bt_ledger_open(world.ledger, world.now_us, 0, &work, &job, &err),
+                     BT_E_INVALID);
+    assert_non_null(strstr(err.text, "take 12949815 bytes, must be at most 12582912"));
+    work.sampling.prompt_logprobs = 1 + 19;
+    assert_int_equal(bt_ledger_open(world.ledger, world.now_us, 0, &work, &job, &err), BT_OK);
+    bt_ledger_drop(world.ledger, job);
+    bt_ledger_destroy(world.ledger);
+    free(tokens);
+}
+
 static void test_bias_is_kept_by_the_job(void **state) {
     struct world *world = *state;
     struct bt_logit_bias bias[BT_LOGIT_BIASES];
@@ -257,6 +290,7 @@ int main(void) {
         TEST(test_scores_come_first_and_again),
         TEST(test_nothing_is_told_that_nobody_asked_for),
         TEST(test_room_is_promised_and_given_back),
+        TEST(test_a_prompt_with_too_many_logprobs_is_refused),
         TEST(test_bias_is_kept_by_the_job),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
