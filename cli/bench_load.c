@@ -323,8 +323,11 @@ static bt_status ask_model(struct run *run, struct bt_error *err) {
                          "GET %.200s/v1/models answered HTTP %d and no model; --model names one",
                          load->server.url, asked.code);
     else
-        status = bt_fail(err, BT_E_PEER_GONE, "no answer from %.200s; is a server running there?",
-                         load->server.url);
+        status = bt_fail(err, BT_E_PEER_GONE, "no answer from %.200s; is a server running there%s?",
+                         load->server.url,
+                         !strncmp(load->server.url, "https", 5)
+                             ? ", with a certificate that is trusted here (--ca-file)"
+                             : "");
     json_decref(list);
     return status;
 }

@@ -1,6 +1,7 @@
 """`baton bench` against clusters and against servers that misbehave: what it prints, writes and answers."""
 import http.server
 import json
+import ssl
 import subprocess
 import threading
 import xml.etree.ElementTree
@@ -64,6 +65,21 @@ def test_a_trace_is_played(baton, served, tmp_path):
     bench(baton, served.url, "--trace", trace, "--json", tmp_path / "out")
     assert [r["output_tokens"] for r in json.loads((tmp_path / "out").read_text())["results"]] == list(range(1, 9))
     assert "line 1" in bench(baton, served.url, "--trace", __file__, code=2).stderr
+
+
+def test_https_with_a_key(baton, tiny, logs, tmp_path):
+    certs, keys = tmp_path / "certs", tmp_path / "keys"
+    subprocess.run([baton, "certs", certs], check=True, capture_output=True)
+    key = subprocess.run([baton, "keys", "add", "load", "--file", keys], check=True, capture_output=True,
+                         text=True).stdout.split()[-1]
+    context = ssl.create_default_context(cafile=certs / "ca.pem")
+    with Cluster(baton, tiny, logs, https=context, router_args=["--http-tls-cert", certs / "http.pem", "--http-tls-key",
+                                                                certs / "http-key.pem", "--api-key-file", keys]) as cluster:
+        args = ["--rate", 100, "--requests", 20, "--prompt-tokens", 20, "--output-tokens", 3]
+        bench(baton, cluster.url, *args, "--ca-file", certs / "ca.pem", "--api-key", key, "--min-goodput", 1)
+        run = bench(baton, cluster.url, *args, "--ca-file", certs / "ca.pem", "--api-key", "wrong", "--model", "m", code=1)
+        assert "failed: " in run.stdout and "key" in run.stdout
+        assert "certificate" in bench(baton, cluster.url, *args, code=2).stderr
 
 
 class Liar(http.server.BaseHTTPRequestHandler):
