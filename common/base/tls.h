@@ -93,6 +93,12 @@ bt_status bt_tls_read(struct bt_tls_stream *stream, void *to, size_t n_bytes, si
  * begin with the same bytes and be no shorter: they are encrypted already. */
 bt_status bt_tls_write(struct bt_tls_stream *stream, const void *from, size_t n_bytes,
                        size_t *n_written, struct bt_error *err);
+/* Before the handshake: for a stream of large transfers. Records are collected (128 KiB) and go out
+ * with bt_tls_flush or when there is no more room; reads take as much from the socket at once.
+ * False: no memory. */
+bool bt_tls_collect(struct bt_tls_stream *stream);
+/* Sends what was collected. BT_AGAIN: the socket takes no more now, call it again. */
+bt_status bt_tls_flush(struct bt_tls_stream *stream, struct bt_error *err);
 /* What the last BT_AGAIN waits for. */
 bool bt_tls_wants_write(const struct bt_tls_stream *stream);
 /* Bytes have come out of the socket that no read has taken: the socket need not become readable

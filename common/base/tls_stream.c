@@ -8,6 +8,8 @@
 #include "common/base/assert.h"
 #include "common/base/tls_inner.h"
 
+enum { COLLECT_BYTES = 128 << 10 };
+
 struct bt_tls_stream {
     struct bt_tls_verdict verdict; /* the SSL object's application data */
     struct bt_tls_material *material;
@@ -59,6 +61,40 @@ void bt_tls_stream_destroy(struct bt_tls_stream *stream) {
     SSL_free(stream->ssl);
     bt_tls_put_material(stream->material);
     free(stream);
+}
+
+static bt_status refuse_broken(struct bt_error *err) {
+    return bt_fail(err, BT_E_PEER_GONE, "the TLS connection has failed before");
+}
+
+bool bt_tls_collect(struct bt_tls_stream *stream) {
+    BIO *collected = BIO_new(BIO_f_buffer());
+    BIO *socket = BIO_new_socket(SSL_get_fd(stream->ssl), BIO_NOCLOSE);
+    if (!collected || !socket || !BIO_set_write_buffer_size(collected, COLLECT_BYTES)) {
+        BIO_free(collected);
+        BIO_free(socket);
+        return false;
+    }
+    SSL_set0_wbio(stream->ssl, BIO_push(collected, socket));
+    SSL_set_read_ahead(stream->ssl, 1);
+    SSL_set_default_read_buffer_len(stream->ssl, COLLECT_BYTES);
+    return true;
+}
+
+bt_status bt_tls_flush(struct bt_tls_stream *stream, struct bt_error *err) {
+    BIO *out = SSL_get_wbio(stream->ssl);
+    if (stream->is_broken)
+        return refuse_broken(err);
+    errno = 0;
+    if (!stream->is_open || BIO_flush(out) > 0)
+        return BT_OK; /* the handshake flushes for itself */
+    stream->wants_write = BIO_should_retry(out);
+    if (stream->wants_write)
+        return BT_AGAIN;
+    int error = errno;
+    stream->is_broken = true;
+    ERR_clear_error();
+    return bt_fail(err, BT_E_PEER_GONE, "the connection broke: %s", strerror(error));
 }
 
 struct ssl_st *bt_tls_stream_ssl(struct bt_tls_stream *stream) {
@@ -160,10 +196,6 @@ static bt_status judge(struct bt_tls_stream *stream, int result, int system_erro
 
 /* ---- the stream ---- */
 
-static bt_status refuse_broken(struct bt_error *err) {
-    return bt_fail(err, BT_E_PEER_GONE, "the TLS connection has failed before");
-}
-
 bt_status bt_tls_handshake(struct bt_tls_stream *stream, struct bt_error *err) {
     if (stream->is_broken)
         return refuse_broken(err);
@@ -217,5 +249,6 @@ void bt_tls_close(struct bt_tls_stream *stream) {
     stream->is_closed = true;
     ERR_clear_error();
     SSL_shutdown(stream->ssl); /* where the socket is full the peer sees the connection's end */
+    BIO_flush(SSL_get_wbio(stream->ssl));
     ERR_clear_error();
 }

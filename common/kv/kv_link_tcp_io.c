@@ -236,26 +236,44 @@ static struct moved send_control(struct bt_kv_tcp_conn *conn) {
 }
 
 /* Control goes before the next frame and never inside one. A frame is pulled only when everything
- * before it is in the socket, so that a commit that the core queues stands behind its frames. */
-void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
+ * before it is in the socket (or collected by TLS in order), so that a commit that the core queues
+ * stands behind its frames. True: all that there is was sent. */
+static bool send_all(struct bt_kv_tcp_conn *conn) {
     size_t n_total = 0;
-    if (conn->is_waiting || conn->state < BT_KV_TCP_EXCHANGE)
-        return;
     while (!conn->is_doomed) {
         bool has_control = evbuffer_get_length(conn->control) > 0;
         if (!conn->is_sending && !has_control && !begin_frame(conn))
-            break;
+            return true;
         struct moved moved = conn->is_sending ? send_frame(conn) : send_control(conn);
         n_total += moved.n;
-        if (conn->tls && moved.is_blocked && !bt_tls_wants_write(conn->tls))
-            return; /* the handshake waits for the peer: on_readable comes back here */
-        if (moved.is_blocked || n_total >= BT_KV_TCP_TURN_BYTES) {
-            conn->is_waiting = true; /* until it is writable, or for the next turn */
-            event_add(conn->write, NULL);
-            return;
-        }
+        /* TLS's handshake may wait for the peer: on_readable comes back here. */
+        bool waits_for_peer = moved.is_blocked && conn->tls && !bt_tls_wants_write(conn->tls);
+        /* Until it is writable, or for the next turn. */
+        conn->is_waiting = !waits_for_peer && (moved.is_blocked || n_total >= BT_KV_TCP_TURN_BYTES);
+        if (waits_for_peer || conn->is_waiting)
+            return false;
     }
-    if (conn->state == BT_KV_TCP_CLOSING && !conn->is_doomed && !conn->is_shut) {
+    return false;
+}
+
+/* False: some of what TLS has collected is still there. */
+static bool flush_tls(struct bt_kv_tcp_conn *conn) {
+    struct bt_error err;
+    bt_status status = conn->tls && !conn->is_doomed ? bt_tls_flush(conn->tls, &err) : BT_OK;
+    if (status < 0)
+        bt_kv_tcp_doom(conn, "writing to the peer failed: %s", err.text);
+    conn->is_waiting = conn->is_waiting || status == BT_AGAIN;
+    return status == BT_OK;
+}
+
+void bt_kv_tcp_write(struct bt_kv_tcp_conn *conn) {
+    if (conn->is_waiting || conn->state < BT_KV_TCP_EXCHANGE)
+        return;
+    bool sent = send_all(conn);
+    bool flushed = flush_tls(conn);
+    if (conn->is_waiting && !conn->is_doomed)
+        event_add(conn->write, NULL);
+    if (sent && flushed && conn->state == BT_KV_TCP_CLOSING && !conn->is_doomed && !conn->is_shut) {
         conn->is_shut = true;
         if (conn->tls)
             bt_tls_close(conn->tls);
@@ -425,7 +443,7 @@ bool bt_kv_tcp_start_tls(struct bt_kv_tcp_conn *conn) {
         return true;
     conn->tls = config->prefill ? bt_tls_connect(config->tls, conn->fd, BT_TLS_DECODE, NULL)
                                 : bt_tls_accept(config->tls, conn->fd, BT_TLS_PREFILL);
-    return conn->tls != NULL;
+    return conn->tls && bt_tls_collect(conn->tls);
 }
 
 bool bt_kv_tcp_watch_socket(struct bt_kv_tcp_conn *conn) {
