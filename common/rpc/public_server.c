@@ -24,6 +24,7 @@ enum {
     WAIT_MS_STANDARD = 30000,
     KEEPALIVE_TIMEOUT_MS_MAX = 10000, /* for the answer; less where it is asked more often */
     PING_MIN_MS = 5000,               /* a client's pings may come this often */
+    IDLE_MS = 300000, /* a connection without calls is closed in order; clients dial anew */
     WINDOW_BYTES = 64 << 10,
     SWEEP_US = 250000,
 };
@@ -97,6 +98,7 @@ static grpc_server *create_grpc(const struct bt_public_config *config) {
         NUMBER(GRPC_ARG_HTTP2_BDP_PROBE, 0), /* a window that grows is memory without a bound */
         NUMBER(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, WINDOW_BYTES),
         NUMBER(GRPC_ARG_MAX_CONCURRENT_STREAMS, BT_PUBLIC_STREAMS_PER_CONNECTION),
+        NUMBER(GRPC_ARG_MAX_CONNECTION_IDLE_MS, IDLE_MS),
         NUMBER(GRPC_ARG_KEEPALIVE_TIME_MS, config->keepalive_ms),
         NUMBER(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, timeout_ms),
         NUMBER(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1),

@@ -1,9 +1,11 @@
 """The public gRPC service with grpcio: the same tokens as by HTTP, errors, cancels, deadlines, health, reflection."""
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import grpc.aio
 import pytest
 import stubs
 from cluster import Cluster
@@ -316,13 +318,43 @@ def test_many_streams_at_once(mock):
         stub = rpc.InferenceStub(channel)
 
         def one(_):
-            call = stub.Generate(long_request(4000))
+            call = stub.Generate(long_request(1000))
             n = len(next(call).tokens)
             barrier.wait(60)  # all of them have begun and none has ended
             return n + sum(len(r.tokens) for r in call)
 
-        assert list(pool.map(one, range(200))) == [4000] * 200
+        assert list(pool.map(one, range(200))) == [1000] * 200
     mock.wait_for(lambda: live(mock) == 0, "every request has ended")
+
+
+@pytest.mark.slow
+def test_two_thousand_streams(baton, tiny, logs):
+    """Open all at once, over 8 connections; each complete."""
+    async def all_of(cluster, n=2000, n_tokens=100):
+        channels = [grpc.aio.insecure_channel(cluster.grpc, options=[("grpc.use_local_subchannel_pool", 1)])
+                    for _ in range(8)]
+        begun, all_begun = 0, asyncio.Event()
+
+        async def one(i):
+            nonlocal begun
+            rows = 0
+            async for response in rpc.InferenceStub(channels[i % 8]).Generate(long_request(n_tokens)):
+                if not rows:
+                    begun += 1
+                    if begun == n:
+                        all_begun.set()
+                    await all_begun.wait()
+                rows += len(response.tokens)
+            return rows
+
+        rows = await asyncio.gather(*[one(i) for i in range(n)])
+        for channel in channels:
+            await channel.close()
+        assert rows == [n_tokens] * n
+
+    with front(baton, tiny, logs, [*MOCK, "--max-seqs", 4096], ["--max-requests", 8192]) as cluster:
+        asyncio.run(asyncio.wait_for(all_of(cluster), 120))
+        assert live(cluster) == 0
 
 
 # ---- health, drain, reflection ----

@@ -197,16 +197,16 @@ def test_api_keys(baton, tiny, logs):
         assert "key-1" not in cluster.router.text()
 
 
-def make_certificate(folder, name):
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                    "-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-                    "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
+def make_certificates(baton, folder):
+    """An authority of its own and what it signed; answers the authority's certificate."""
+    subprocess.run([baton, "certs", folder, "--host", "127.0.0.1"], check=True, capture_output=True)
+    return (folder / "ca.pem").read_bytes()
 
 
 def test_tls(baton, tiny, logs):
-    make_certificate(logs, "one")
-    first = (logs / "cert.pem").read_bytes()
-    with front(baton, tiny, logs, None, ["--http-tls-cert", logs / "cert.pem", "--http-tls-key", logs / "key.pem"]) as cluster:
+    first, second = make_certificates(baton, logs / "one"), make_certificates(baton, logs / "two")
+    files = ["--http-tls-cert", logs / "one" / "http.pem", "--http-tls-key", logs / "one" / "http-key.pem"]
+    with front(baton, tiny, logs, None, files) as cluster:
         fds = cluster.router.n_fds()
 
         def secure(roots):
@@ -222,8 +222,8 @@ def test_tls(baton, tiny, logs):
             long = pb.GenerateRequest(text="y" * 600, sampling=pb.SamplingParams(max_tokens=300, logprobs=20, ignore_eos=True))
             assert count(stub.Generate(long)) == 300
             # A certificate read again is used for new connections; the old one goes on.
-            make_certificate(logs, "two")
-            second = (logs / "cert.pem").read_bytes()
+            for name in ["http.pem", "http-key.pem"]:
+                (logs / "one" / name).write_bytes((logs / "two" / name).read_bytes())
             cluster.router.process.send_signal(1)
             cluster.wait_for(lambda: "certificate was read again" in cluster.router.text(), "it has reloaded")
             assert count(stub.Generate(long)) == 300
