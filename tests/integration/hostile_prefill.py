@@ -300,7 +300,7 @@ class Link:
         fields = {"ticket": work.ticket, "chain": registry.Id(hi=hi, lo=lo), "lease": grant.lease,
                   "generation": grant.generation, "n_sums": len(ordered),
                   "manifest": hash64(struct.pack(f"<{len(ordered)}Q", *ordered)), "fingerprint_hash": layout.hash,
-                  "choices": [kv.Commit.Choice(token=1)], **forged}
+                  "token": 1, **forged}
         return self.say(commit=kv.Commit(**fields))
 
     def close(self):

@@ -381,7 +381,11 @@ def breaches(s):
                                                          protocol_min=1, protocol_max=1, fingerprint=s.layout.bytes))
     yield "hello of 0 tokens", Link.control(hello=kv.Hello(ticket=new_id()))
     yield "hello without ticket", Link.control(hello=kv.Hello(n_tokens=5))
-    yield "commit without choice", Link.control(commit=kv.Commit(ticket=new_id()))
+    yield "commit of token 2^31", Link.control(commit=kv.Commit(ticket=new_id(), token=1 << 31))
+    yield "commit of a logprob that is no number", Link.control(commit=kv.Commit(
+        ticket=new_id(), logprobs=registry.Logprobs(shown=[1], own=[float("nan")])))
+    yield "commit of 21 likeliest tokens", Link.control(commit=kv.Commit(ticket=new_id(), logprobs=registry.Logprobs(
+        shown=[22], own=[-1], top_token=range(21), top=[-1] * 21)))
     yield "withdrawn without reason", Link.control(withdrawn=kv.Withdrawn(ticket=new_id()))
 
 
