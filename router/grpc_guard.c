@@ -8,25 +8,41 @@ static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 _Static_assert(sizeof preface - 1 == BT_GRPC_PREFACE_BYTES, "as RFC 9113 has it");
 
 /* RFC 9113, 6. */
-enum { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, CONTINUATION = 9 };
+enum {
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    WINDOW_UPDATE = 8,
+    CONTINUATION
+};
 enum { END_STREAM = 1, ACK = 1, END_HEADERS = 4 };
 
 bool bt_grpc_guard_is_open(const struct bt_grpc_guard *guard) {
     return guard->n_preface == BT_GRPC_PREFACE_BYTES;
 }
 
-static bool is_costly(uint8_t type, uint8_t flags, uint32_t length) {
+/* In sixteenths of a reset. */
+static uint32_t cost(uint8_t type, uint8_t flags, uint32_t length) {
     switch (type) {
     case DATA:
-        return !length && !(flags & END_STREAM);
+        return !length && !(flags & END_STREAM) ? 16 : 0;
+    case HEADERS: /* a call, or one that gRPC has to reset itself */
+        return 4;
     case SETTINGS:
-        return !(flags & ACK);
+    case PING: /* gRPC answers each, and hangs up only when a queue has grown */
+        return flags & ACK ? 0 : 16;
+    case WINDOW_UPDATE: /* an eager client sends two for each message it gets */
+        return 1;
     case PRIORITY:
     case RST_STREAM:
     case PUSH_PROMISE:
-        return true;
-    default: /* pings are gRPC's to judge (keepalive); window updates follow what we send */
-        return type > CONTINUATION;
+        return 16;
+    default:
+        return type > CONTINUATION ? 16 : 0;
     }
 }
 
@@ -58,7 +74,9 @@ static bt_status take_header(struct bt_grpc_guard *guard, uint32_t *n_costly,
     uint32_t length = (uint32_t)h[0] << 16 | (uint32_t)h[1] << 8 | h[2];
     guard->n_header = 0;
     guard->payload_left = length;
-    *n_costly += is_costly(h[3], h[4], length);
+    guard->sixteenths += cost(h[3], h[4], length);
+    *n_costly += guard->sixteenths / 16;
+    guard->sixteenths %= 16;
     return check_block(guard, h[3], h[4], length, err);
 }
 

@@ -3,8 +3,9 @@
  * gRPC 1.51 has two holes that a stranger's frames reach: streams opened and reset in a row pile up
  * (CVE-2023-44487), and a header block without an end is gathered without a bound (CVE-2023-33953).
  * So header blocks are bounded here, and frames that cost the server more than the client (resets,
- * settings, priorities, empty data) are counted, for the caller to slow the connection down. All
- * other frames pass; payloads are not looked at. Pure. */
+ * pings, settings, priorities, empty data; at a quarter calls, at a sixteenth window updates) are
+ * counted, for the caller to slow the connection down. All other frames pass; payloads are not
+ * looked at. Pure. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -24,10 +25,11 @@ struct bt_grpc_guard {
     uint8_t header[9];
     uint32_t n_header;
     uint32_t payload_left;
+    uint32_t sixteenths;                /* of a costly frame, not yet counted */
     uint32_t block_bytes, block_frames; /* of the header block that is open; 0 frames: none */
 };
 
-/* Takes the next bytes. *n_costly grows by the costly frames that began in them. BT_E_PROTOCOL: it
+/* Takes the next bytes. *n_costly grows by what their frames cost, in resets. BT_E_PROTOCOL: it
  * is no HTTP/2 or breaks a bound; the sentence says which, and the connection is to be closed. */
 bt_status bt_grpc_guard_take(struct bt_grpc_guard *guard, const void *bytes, size_t n_bytes,
                              uint32_t *n_costly, struct bt_error *err);

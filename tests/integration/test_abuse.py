@@ -284,7 +284,7 @@ def test_ten_thousand_silent_connections(baton, tiny, logs):
 
 # ---- HTTP/2 on the gRPC port ----
 
-HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 1, 3, 4, 6, 9
+HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 1, 3, 4, 6, 8, 9
 END_HEADERS = 4
 
 
@@ -320,6 +320,10 @@ def pings(stream):
 
 def settings(stream):
     return stream, frame(SETTINGS, 0, 0, b"\0\3\0\0\0\x64") * 500
+
+
+def windows(stream):
+    return stream, frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1") * 500
 
 
 class Flood:
@@ -370,7 +374,7 @@ class Flood:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("https", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("make", [resets, continuations, pings, settings])
+@pytest.mark.parametrize("make", [resets, continuations, pings, settings, windows])
 def test_http2_floods(baton, tiny, tmp_path, make, https):
     """On the gRPC port: workers stay, memory stays, and clients of both doors are served about as soon as before."""
     args, context = [], None
@@ -383,7 +387,7 @@ def test_http2_floods(baton, tiny, tmp_path, make, https):
         quiet, before = ttfts(cluster, 200), cluster.router.rss_kb()
         held = []
         with Flood(cluster, make) as flood:
-            loaded, deadline = [], time.monotonic() + 4
+            loaded, deadline = [], time.monotonic() + 2.5
             while time.monotonic() < deadline:
                 loaded += ttfts(cluster, 5)
                 held.append(cluster.router.rss_kb())

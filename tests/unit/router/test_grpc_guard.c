@@ -60,13 +60,16 @@ static void test_ordinary_calls(void **state) {
     add_preface(&s);
     add(&s, SETTINGS, 1, 0); /* an acknowledgement */
     add(&s, WINDOW_UPDATE, 0, 4);
-    add(&s, PING, 0, 8);
+    add(&s, PING, 1, 8);
     for (int i = 0; i < 50; i++) {
         add(&s, HEADERS, 4, 200);
         add(&s, DATA, 0, 1000);
         add(&s, DATA, 1, 0);
     }
-    expect(&s, BT_OK, 0);
+    expect(&s, BT_OK, 12); /* 201 sixteenths */
+    for (int i = 0; i < 16; i++)
+        add(&s, WINDOW_UPDATE, 0, 4);
+    expect(&s, BT_OK, 13);
 }
 
 static void test_costly_frames(void **state) {
@@ -74,6 +77,7 @@ static void test_costly_frames(void **state) {
     static struct script s;
     add_preface(&s);
     add(&s, SETTINGS, 0, 6);
+    add(&s, PING, 0, 8);
     add(&s, PRIORITY, 0, 5);
     add(&s, DATA, 0, 0);
     for (int i = 0; i < 7; i++) {
@@ -81,7 +85,7 @@ static void test_costly_frames(void **state) {
         add(&s, RST_STREAM, 0, 4);
     }
     add(&s, 77, 0, 3);
-    expect(&s, BT_OK, 11);
+    expect(&s, BT_OK, 12 + 1); /* and seven calls */
 }
 
 static void test_header_blocks(void **state) {
