@@ -1,4 +1,4 @@
-"""Workers are killed in mid-stream: the client's text and every logits hash are those of an undisturbed run."""
+"""Workers are killed in mid-stream: the client's text, every logits hash and every logprob are those of an undisturbed run."""
 import http.client
 import json
 import random
@@ -8,19 +8,19 @@ import pytest
 from cluster import Cluster
 
 N_TOKENS = 400
-SAMPLINGS = [{"temperature": 0}, {"temperature": 1, "seed": 7}]
+SAMPLINGS = [{"temperature": 0}, {"temperature": 1, "seed": 7, "logprobs": 2, "logit_bias": {"9": 3}}]
 PROMPT = [5 + i % 400 for i in range(70)]
 
 
 def stream(cluster, on_token=None, **fields):
-    """(token ids, hashes, text) of one streamed completion; on_token(n) is called as they come."""
+    """(token ids, hashes, text, logprobs) of one streamed completion; on_token(n) is called as they come."""
     connection = http.client.HTTPConnection(cluster.host, cluster.port, timeout=120)
     body = {"prompt": PROMPT, "max_tokens": N_TOKENS, "ignore_eos": True, "stream": True, "return_token_ids": True,
             "return_logits_hash": True, **fields}
     connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200, answer.read()
-    ids, hashes, text, done = [], [], "", False
+    ids, hashes, text, logprobs, done = [], [], "", [], False
     for line in answer:
         line = line.strip()
         if not line.startswith(b"data: "):
@@ -35,11 +35,14 @@ def stream(cluster, on_token=None, **fields):
             text += choice["text"]
             ids += choice.get("token_ids") or []
             hashes += choice.get("logits_hashes") or []
+            shown = choice["logprobs"] or {"token_logprobs": [], "top_logprobs": []}
+            logprobs += zip(shown["token_logprobs"], shown["top_logprobs"], strict=True)
         if on_token:
             on_token(len(ids))
     connection.close()
     assert done, "the stream was cut"
-    return ids, hashes, text
+    assert len(logprobs) == (N_TOKENS if "logprobs" in fields else 0)
+    return ids, hashes, text, logprobs
 
 
 def rounds(long, sanitized):
