@@ -20,7 +20,8 @@ class Second:
         self.port, self.registry = int(port), ready["registry"]
         self.workers = cluster.workers
 
-    request, get, json, complete = Cluster.request, Cluster.get, Cluster.json, Cluster.complete
+    https = None
+    http, request, get, json, complete = Cluster.http, Cluster.request, Cluster.get, Cluster.json, Cluster.complete
 
 
 def test_two_routers(baton, tiny, logs):
