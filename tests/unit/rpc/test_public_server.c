@@ -10,9 +10,9 @@
 enum { STREAM, PLAIN, CHAT };
 
 static const struct bt_public_method methods[] = {
-    [STREAM] = {"/t.T/Stream", .joins_responses = true},
-    [PLAIN] = {"/t.T/Plain"},
-    [CHAT] = {"/t.T/Chat", .many_requests = true},
+    [STREAM] = {.path = "/t.T/Stream", .joins_responses = true},
+    [PLAIN] = {.path = "/t.T/Plain"},
+    [CHAT] = {.path = "/t.T/Chat", .many_requests = true},
 };
 
 static void open_pair(struct pair *pair, struct bt_public_config config) {
