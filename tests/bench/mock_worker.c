@@ -3,14 +3,15 @@
  *
  *   mock_worker --router HOST:PORT --model FILE [--role both|prefill|decode] [--name NAME]
  *               [--interval-us N] [--max-context N] [--max-seqs N] [--vocab N]
- *               [--full] [--hold] [--stop-after N] [--by-index]
+ *               [--full] [--hold] [--stop-after N] [--by-index] [--gather N]
  *
  * Token 0 is sent at Prefill, the others one per step of a clock that ticks at multiples of the
  * interval. Each token's id tells when it was sent: 100 + (monotonic time / 100 us) % (vocab -
  * 100).
  * With --by-index it is 100 + index % (vocab - 100) instead: the same text every time.
  * --full refuses every Reserve; --hold takes work and sends nothing; --stop-after ends the process
- * after so many tokens. The model file gives the text hash that the router compares. */
+ * after so many tokens; --gather takes no step before so many sequences are there at once. The
+ * model file gives the text hash that the router compares. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -42,6 +43,7 @@ struct mock {
     uint64_t dial_at_us[2];
     uint64_t interval_us, stop_after, n_sent;
     uint32_t vocab, max_context, max_seqs;
+    size_t gather; /* steps begin with so many sequences; 0: they have begun */
     bool full, hold, by_index;
     uint64_t text_hash;
     struct bt_id incarnation[2];
@@ -216,6 +218,9 @@ static void on_message(struct mock *m, uint32_t slot, const struct bt_msg *msg) 
 static void step(struct mock *m) {
     size_t n = 0;
     struct bt_msg msg = {.type = BT_MSG_TOKENS};
+    if (m->n_jobs < m->gather)
+        return;
+    m->gather = 0;
     for (size_t i = 0; i < m->n_jobs && !m->hold; i++) {
         struct job *job = &m->jobs[i];
         add_row(m, &m->rows[n++], job->key, job->next, job->end, job->want_hash);
@@ -300,17 +305,19 @@ static void usage(void) {
             "usage: mock_worker --router HOST:PORT --model FILE [--role both|prefill|decode] "
             "[--name NAME] [--interval-us N]\n"
             "       [--max-context N] [--max-seqs N] [--vocab N] [--full] [--hold] "
-            "[--stop-after N] [--by-index]\n");
+            "[--stop-after N] [--by-index] [--gather N]\n");
     exit(2);
 }
 
 static void parse(struct mock *m, const char **model, int argc, char **argv) {
     static const struct option options[] = {
-        {"router", 1, NULL, 'r'},   {"model", 1, NULL, 'm'},       {"role", 1, NULL, 'o'},
-        {"name", 1, NULL, 'n'},     {"interval-us", 1, NULL, 'i'}, {"max-context", 1, NULL, 'c'},
-        {"max-seqs", 1, NULL, 's'}, {"vocab", 1, NULL, 'v'},       {"full", 0, NULL, 'f'},
-        {"hold", 0, NULL, 'h'},     {"stop-after", 1, NULL, 'a'},  {"by-index", 0, NULL, 'x'},
-        {NULL, 0, NULL, 0},
+        {"router", 1, NULL, 'r'},      {"model", 1, NULL, 'm'},
+        {"role", 1, NULL, 'o'},        {"name", 1, NULL, 'n'},
+        {"interval-us", 1, NULL, 'i'}, {"max-context", 1, NULL, 'c'},
+        {"max-seqs", 1, NULL, 's'},    {"vocab", 1, NULL, 'v'},
+        {"full", 0, NULL, 'f'},        {"hold", 0, NULL, 'h'},
+        {"stop-after", 1, NULL, 'a'},  {"by-index", 0, NULL, 'x'},
+        {"gather", 1, NULL, 'g'},      {NULL, 0, NULL, 0},
     };
     const char *role = "both";
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -336,6 +343,8 @@ static void parse(struct mock *m, const char **model, int argc, char **argv) {
             m->hold = true;
         else if (o == 'x')
             m->by_index = true;
+        else if (o == 'g')
+            m->gather = strtoul(optarg, NULL, 10);
         else if (o == 'a')
             m->stop_after = strtoull(optarg, NULL, 10);
         else
