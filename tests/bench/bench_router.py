@@ -3,11 +3,13 @@
 
   bench_router.py [--rounds N] [--build DIR] [--model FILE]
 
-In each round every row runs on all engines in turn: `direct` is a worker that speaks HTTP itself (mock_http), `nginx` stands
-before it (proxy_buffering off), `baton` is the router with a worker that attaches to it (mock_worker). All send the same chunks
-at the same pace. router_cpu_N: CPU microseconds per token of the proxy's processes less those of the bare mock (direct: the
-mock's own). ttft_50_words: median of single requests, less direct's. router_tls_*: the same through `baton` by HTTP and by
-HTTPS, and the router's CPU for a new connection with one small request.
+In each round every row runs on all engines in turn: `direct` is a bare loop of one send() a token (mock_http, a worker that speaks
+HTTP itself), `nginx` stands before it (proxy_buffering off), `baton` is the router with a worker that attaches to it (mock_worker);
+`baton-grpc` is the same router's gRPC door, and `-https`, `-grpc-tls` are the doors under TLS 1.3. All send the same tokens at the same
+pace. router_cpu_N: CPU microseconds per token of the proxy's processes less those of the bare loop (direct: the loop's own).
+router_ttft_50_words: median of single requests, less direct's. router_ttft_tls: what TLS adds to it on a connection that is kept;
+router_ttft_tls_fresh: on a new one for each request, handshake and its round trips included. streams_2000: 2,000 streams at once by
+a door, a token each every 100 ms, requests and connections included; streams_2000_both: by both doors at the same moment.
 """
 import argparse
 import contextlib
@@ -39,11 +41,12 @@ def cpu_s(pids):
     return total
 
 
-def rss_mb(pids):
+def rss_mb(pids, field="VmRSS"):
+    """VmHWM: the most there was."""
     total = 0.0
     for pid in pids:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(field + ":"):
                 total += int(line.split()[1]) / 1024
     return total
 
@@ -72,21 +75,27 @@ def process(args, ready=True, cpus=None, logs=None):
 
 
 class Engine:
-    def __init__(self, name, port, pids):
-        self.name, self.port, self.pids = name, port, pids
+    """A port, what loads it, and the processes behind it."""
+
+    def __init__(self, name, port, pids, tool="sse_load", args=()):
+        self.name, self.port, self.pids, self.tool, self.args = name, port, pids, tool, list(args)
 
 
 class Bench:
-    def __init__(self, args):
+    def __init__(self, args, folder):
         self.args = args
+        self.folder = Path(folder)
         self.build = Path(args.build)
         self.baton = self.build / "baton"
         self.tools = self.build / "tests" / "bench"
         self.rows = {}
+        self.certs = self.folder / "certs"
+        subprocess.run([self.baton, "certs", self.certs], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.ca = ["--ca", self.certs / "ca.pem"]
 
     def add(self, row, engine, unit, value):
         self.rows.setdefault((row, engine, unit), []).append(round(value, 3))
-        log(f"{row:<24}{engine:<8}{value:10.2f} {unit}")
+        log(f"{row:<24}{engine:<16}{value:10.2f} {unit}")
 
     @contextlib.contextmanager
     def direct(self, interval_us, cpus=None):
@@ -96,48 +105,71 @@ class Bench:
 
     @contextlib.contextmanager
     def nginx(self, backend):
+        """(plain, HTTPS) of one process."""
         with tempfile.TemporaryDirectory() as folder:
             folder = Path(folder)
-            with http.client.socket.create_server(("127.0.0.1", 0)) as probe:
-                port = probe.getsockname()[1]
+            ports = [free_port(), free_port()]
+            proxy = """location / { proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }"""
             (folder / "nginx.conf").write_text(f"""
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_rlimit_nofile 20000;
 events {{ worker_connections 8192; }}
 http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
   uwsgi_temp_path {folder}; scgi_temp_path {folder}; keepalive_requests 1000000; tcp_nodelay on;
   upstream mock {{ server 127.0.0.1:{backend.port}; keepalive 1024; }}
-  server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://mock; proxy_http_version 1.1;
-    proxy_set_header Connection ""; proxy_buffering off; }} }} }}
+  server {{ listen 127.0.0.1:{ports[0]} backlog=4096; {proxy} }}
+  server {{ listen 127.0.0.1:{ports[1]} ssl backlog=4096; ssl_protocols TLSv1.3; ssl_certificate {self.certs}/http.pem;
+    ssl_certificate_key {self.certs}/http-key.pem; {proxy} }} }}
 """)
             with process(["nginx", "-c", folder / "nginx.conf", "-e", folder / "error.log"], ready=False) as (nginx, _):
                 deadline = time.monotonic() + 10
                 while time.monotonic() < deadline:
-                    with contextlib.suppress(OSError), http.client.socket.create_connection(("127.0.0.1", port)):
+                    with contextlib.suppress(OSError), http.client.socket.create_connection(("127.0.0.1", ports[1])):
                         break
                     time.sleep(0.01)
-                yield Engine("nginx", port, [nginx.pid, *children(nginx.pid)])
+                pids = [nginx.pid, *children(nginx.pid)]
+                yield Engine("nginx", ports[0], pids), Engine("nginx-https", ports[1], pids, args=self.ca)
 
     @contextlib.contextmanager
-    def router(self, interval_us, cpus=None, mock_cpus=None, router_args=(), mock_extra=(), tls=False):
+    def doors(self, interval_us, cpus=None, mock_cpus=None, router_args=(), mock_extra=(), tls=False):
+        """(HTTP, gRPC) of one router."""
+        if tls:
+            router_args = [*router_args, "--http-tls-cert", self.certs / "http.pem", "--http-tls-key", self.certs / "http-key.pem"]
         with tempfile.TemporaryFile() as logs:
             args = [self.baton, "router", "--model", self.args.model, "--port", 0, "--registry-listen", "127.0.0.1:0",
                     "--disaggregate", "always", "--log-level", "warn", *router_args]
             with process(args, cpus=cpus, logs=logs) as (router, words):
-                port = int(words["http"].rsplit(":", 1)[1])
+                port, grpc_port = (int(words[door].rsplit(":", 1)[1]) for door in ("http", "grpc"))
                 mock_args = [self.tools / "mock_worker", "--router", words["registry"], "--model", self.args.model,
                              "--interval-us", interval_us, "--vocab", VOCAB, "--max-context", 100000, *mock_extra]
                 with process(mock_args, cpus=mock_cpus):
-                    wait_http(port, tls)
-                    yield Engine("https" if tls else "baton", port, [router.pid])
+                    wait_http(port, self.certs / "ca.pem" if tls else None)
+                    ca = self.ca if tls else []
+                    yield (Engine("baton-https" if tls else "baton", port, [router.pid], args=ca),
+                           Engine("baton-grpc-tls" if tls else "baton-grpc", grpc_port, [router.pid], "grpc_load", ca))
+
+    @contextlib.contextmanager
+    def router(self, *args, **options):
+        with self.doors(*args, **options) as (http_door, _):
+            yield http_door
+
+    @contextlib.contextmanager
+    def all_engines(self, interval_us):
+        """Those in the clear, then those under TLS in the same order (the first has none)."""
+        with self.direct(interval_us) as direct, self.nginx(direct) as (nginx, nginx_tls), \
+                self.doors(interval_us) as (door, grpc), self.doors(interval_us, tls=True) as (door_tls, grpc_tls):
+            yield [direct, nginx, door, grpc], [nginx_tls, door_tls, grpc_tls]
+
+    def load_args(self, engine, streams, requests, tokens, extra=(), seconds=60):
+        return [str(a) for a in (self.tools / engine.tool, "--port", engine.port, "--streams", streams, "--requests", requests,
+                                 "--tokens", tokens, "--vocab", VOCAB, "--seconds", seconds, *engine.args, *extra)]
 
     def load(self, engine, streams, requests, tokens, cpus=None, extra=(), seconds=60):
-        """(report of sse_load, CPU seconds of the engine's processes meanwhile)"""
-        args = [self.tools / "sse_load", "--port", engine.port, "--streams", streams, "--requests", requests,
-                "--tokens", tokens, "--vocab", VOCAB, "--seconds", seconds, *extra]
+        """(report of the load generator, CPU seconds of the engine's processes meanwhile)"""
+        args = self.load_args(engine, streams, requests, tokens, extra, seconds)
         if cpus is not None and shutil.which("taskset"):
             args = ["taskset", "-c", cpus, *args]
         before = cpu_s(engine.pids)
-        done = subprocess.run([str(a) for a in args], stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(args, stdout=subprocess.PIPE, text=True)
         report = json.loads(done.stdout)
         if report["errors"]:
             log(f"{engine.name}: {report['errors']} errors: {report['error']}")
@@ -148,42 +180,58 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
     def round_cpu(self, streams):
         """10 ms steps, a token to every stream in each."""
         own = None
-        with self.direct(10000) as direct, self.nginx(direct) as nginx, self.router(10000) as router:
-            for engine in (direct, nginx, router):
+        with self.all_engines(10000) as (plain, tls):
+            for engine in plain + tls:
                 self.load(engine, streams, streams, 8)
-                report, cpu = self.load(engine, streams, 3 * streams, 128)
+                report, cpu = self.load(engine, streams, 2 * streams, 128)
                 us = cpu * 1e6 / report["tokens"]
                 own = us if own is None else own
-                self.add(f"router_cpu_{streams}", engine.name, "us/token", us if engine is direct else us - own)
+                self.add(f"router_cpu_{streams}", engine.name, "us/token", us if engine is plain[0] else us - own)
                 self.add(f"router_delay_p99_{streams}", engine.name, "ms", report["delay_p99_us"] / 1e3)
 
-    def round_ttft(self):
-        """One request at a time, 8 tokens."""
-        own = None
-        with self.direct(2000) as direct, self.nginx(direct) as nginx, self.router(2000) as router:
-            for engine in (direct, nginx, router):
-                self.load(engine, 1, 20, 4, extra=["--words", 50])
-                report, _ = self.load(engine, 1, 300, 4, extra=["--words", 50])
-                us = report["ttft_p50_us"]
-                own = us if own is None else own
-                self.add("router_ttft_50_words", engine.name, "us", us if engine is direct else us - own)
+    def ttft_us(self, engine, requests, extra=()):
+        self.load(engine, 1, 10, 2, extra=["--words", 50, *extra])
+        return self.load(engine, 1, requests, 2, extra=["--words", 50, *extra])[0]["ttft_p50_us"]
 
-    def round_tls(self, streams=64, connections=200):
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([self.baton, "certs", folder], check=True, stdout=subprocess.DEVNULL)
-            files = ["--http-tls-cert", f"{folder}/http.pem", "--http-tls-key", f"{folder}/http-key.pem"]
-            for tls in (False, True):
-                extra = ["--tls"] if tls else []
-                with self.router(10000, router_args=files if tls else (), tls=tls) as router:
-                    self.load(router, streams, streams, 8, extra=extra)
-                    report, cpu = self.load(router, streams, 3 * streams, 128, extra=extra)
-                    self.add(f"router_tls_cpu_{streams}", router.name, "us/token", cpu * 1e6 / report["tokens"])
-                    report, _ = self.load(router, 1, 100, 4, extra=[*extra, "--words", 50])
-                    self.add("router_tls_ttft_50_words", router.name, "us", report["ttft_p50_us"])
-                    before = cpu_s(router.pids)
-                    for _ in range(connections):
-                        wait_http(router.port, tls)
-                    self.add("router_tls_connection", router.name, "us", (cpu_s(router.pids) - before) * 1e6 / connections)
+    def round_ttft(self):
+        """One request at a time, 2 tokens."""
+        with self.all_engines(2000) as (plain, tls):
+            kept = {engine.name: self.ttft_us(engine, 300) for engine in plain + tls}
+            fresh = {engine.name: self.ttft_us(engine, 150, ["--fresh"]) for engine in plain[1:] + tls}
+            own = kept["direct"]
+            for engine in plain:
+                self.add("router_ttft_50_words", engine.name, "us", kept[engine.name] - (own if engine is not plain[0] else 0))
+            for clear, engine in zip(plain[1:], tls):
+                self.add("router_ttft_tls", engine.name, "us", kept[engine.name] - kept[clear.name])
+                self.add("router_ttft_tls_fresh", engine.name, "us", fresh[engine.name] - fresh[clear.name])
+
+    def round_streams(self, streams=2000, tokens=24):
+        """Each door alone, then both at once before a worker that takes no step until all streams have reached it."""
+        own = None
+        for i in range(4):
+            with contextlib.ExitStack() as stack:
+                if i < 2:
+                    engine = stack.enter_context(self.direct(100000))
+                    engine = stack.enter_context(self.nginx(engine))[0] if i else engine
+                else:
+                    engine = stack.enter_context(self.doors(100000))[i - 2]
+                idle = rss_mb(engine.pids)
+                report, cpu = self.load(engine, streams, streams, tokens)
+                us = cpu * 1e6 / report["tokens"]
+                own = us if own is None else own
+                self.add(f"streams_{streams}_cpu", engine.name, "us/token", us if i == 0 else us - own)
+                self.add(f"streams_{streams}_delay_p99", engine.name, "ms", report["delay_p99_us"] / 1e3)
+                self.add(f"streams_{streams}_ttft_p99", engine.name, "ms", report["ttft_p99_us"] / 1e3)
+                self.add(f"streams_{streams}_rss", engine.name, "kB/stream",
+                         (rss_mb(engine.pids, "VmHWM") - idle) * 1024 / streams)
+        with self.doors(20000, mock_extra=["--gather", 2 * streams]) as engines:
+            loads = [subprocess.Popen(self.load_args(engine, streams, streams, tokens), stdout=subprocess.PIPE, text=True)
+                     for engine in engines]
+            for engine, load in zip(engines, loads):
+                report = json.loads(load.communicate()[0])
+                if report["errors"]:
+                    log(f"{engine.name}: {report['errors']} errors: {report['error']}")
+                self.add(f"streams_{streams}_both", engine.name, "complete", streams - report["errors"])
 
     def round_throughput(self):
         """512 streams at 172 tokens/s each (88,000 a second), the router on a core of its own."""
@@ -249,24 +297,30 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
 
     def run(self):
         parts = {"start": self.round_start, "ttft": self.round_ttft, "cpu-64": lambda: self.round_cpu(64),
-                 "cpu-256": lambda: self.round_cpu(256), "tls": self.round_tls, "throughput": self.round_throughput, "memory": self.round_memory,
-                 "gone": self.round_gone}
+                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory,
+                 "streams": self.round_streams, "gone": self.round_gone}
         for _ in range(self.args.rounds):
             for name, part in parts.items():
                 if not self.args.only or name.startswith(self.args.only):
+                    started = time.monotonic()
                     part()
+                    log(f"{name} took {time.monotonic() - started:.1f} s")
         for (row, engine, unit), samples in self.rows.items():
             print(json.dumps({"row": row, "engine": engine, "unit": unit, "samples": samples}))
 
 
-def wait_http(port, tls=False):
+def free_port():
+    with http.client.socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def wait_http(port, ca=None):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        connection = (http.client.HTTPSConnection("127.0.0.1", port, timeout=5, context=ssl._create_unverified_context()) if tls
-                      else http.client.HTTPConnection("127.0.0.1", port, timeout=5))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5) if ca is None else http.client.HTTPSConnection(
+            "localhost", port, timeout=5, context=ssl.create_default_context(cafile=ca))
         connection.request("GET", "/ready")
         if connection.getresponse().status == 200:
-            connection.close()
             return
         connection.close()
         time.sleep(0.02)
@@ -278,14 +332,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=ROOT / "build")
     parser.add_argument("--model", help="GGUF file; the default model where it is not given")
-    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, tls, throughput, memory or gone")
+    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput, memory, streams or gone")
     args = parser.parse_args()
     if not args.model:
         args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
                                     text=True).stdout.strip()
     if not shutil.which("nginx"):
         sys.exit("bench router: nginx is not installed")
-    Bench(args).run()
+    with tempfile.TemporaryDirectory() as folder:
+        Bench(args, folder).run()
 
 
 main()
