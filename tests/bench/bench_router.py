@@ -8,7 +8,8 @@ HTTP itself), `nginx` stands before it (proxy_buffering off), `baton` is the rou
 `baton-grpc` is the same router's gRPC door, and `-https`, `-grpc-tls` are the doors under TLS 1.3. All send the same tokens at the same
 pace. router_cpu_N: CPU microseconds per token of the proxy's processes less those of the bare loop (direct: the loop's own).
 router_ttft_50_words: median of single requests, less direct's. router_ttft_tls: what TLS adds to it on a connection that is kept;
-router_ttft_tls_fresh: on a new one for each request, handshake and its round trips included. streams_2000: 2,000 streams at once by
+router_ttft_tls_fresh: on a new one for each request, handshake and its round trips included. router_connection: the router's
+CPU for a new connection with one small request. streams_2000: 2,000 streams at once by
 a door, a token each every 100 ms, requests and connections included; streams_2000_both: by both doors at the same moment.
 """
 import argparse
@@ -196,14 +197,23 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
     def round_ttft(self):
         """One request at a time, 2 tokens."""
         with self.all_engines(2000) as (plain, tls):
-            kept = {engine.name: self.ttft_us(engine, 300) for engine in plain + tls}
-            fresh = {engine.name: self.ttft_us(engine, 150, ["--fresh"]) for engine in plain[1:] + tls}
+            kept = {engine.name: self.ttft_us(engine, 200) for engine in plain + tls}
+            fresh = {engine.name: self.ttft_us(engine, 100, ["--fresh"]) for engine in plain[1:] + tls}
             own = kept["direct"]
             for engine in plain:
                 self.add("router_ttft_50_words", engine.name, "us", kept[engine.name] - (own if engine is not plain[0] else 0))
             for clear, engine in zip(plain[1:], tls):
                 self.add("router_ttft_tls", engine.name, "us", kept[engine.name] - kept[clear.name])
                 self.add("router_ttft_tls_fresh", engine.name, "us", fresh[engine.name] - fresh[clear.name])
+
+    def round_connection(self, connections=200):
+        """The router's CPU for a new connection with one small request."""
+        for tls in (False, True):
+            with self.doors(10000, tls=tls) as (door, _):
+                before = cpu_s(door.pids)
+                for _ in range(connections):
+                    wait_http(door.port, self.certs / "ca.pem" if tls else None)
+                self.add("router_connection", door.name, "us", (cpu_s(door.pids) - before) * 1e6 / connections)
 
     def round_streams(self, streams=2000, tokens=24):
         """Each door alone, then both at once before a worker that takes no step until all streams have reached it."""
@@ -297,8 +307,8 @@ http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}
 
     def run(self):
         parts = {"start": self.round_start, "ttft": self.round_ttft, "cpu-64": lambda: self.round_cpu(64),
-                 "cpu-256": lambda: self.round_cpu(256), "throughput": self.round_throughput, "memory": self.round_memory,
-                 "streams": self.round_streams, "gone": self.round_gone}
+                 "cpu-256": lambda: self.round_cpu(256), "connection": self.round_connection, "throughput": self.round_throughput,
+                 "memory": self.round_memory, "streams": self.round_streams, "gone": self.round_gone}
         for _ in range(self.args.rounds):
             for name, part in parts.items():
                 if not self.args.only or name.startswith(self.args.only):
@@ -321,6 +331,7 @@ def wait_http(port, ca=None):
             "localhost", port, timeout=5, context=ssl.create_default_context(cafile=ca))
         connection.request("GET", "/ready")
         if connection.getresponse().status == 200:
+            connection.close()
             return
         connection.close()
         time.sleep(0.02)
@@ -332,7 +343,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--build", default=ROOT / "build")
     parser.add_argument("--model", help="GGUF file; the default model where it is not given")
-    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, throughput, memory, streams or gone")
+    parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, connection, throughput, memory, streams or gone")
     args = parser.parse_args()
     if not args.model:
         args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,

@@ -3,25 +3,19 @@ import contextlib
 import json
 import re
 import resource
-import select
 import selectors
 import socket
 import ssl
 import statistics
-import struct
 import subprocess
 import threading
 import time
 
 import pytest
+from abusers import CHUNKS, HEADERS, HTTP2_FLOODS, Flood, Held, open_many, printed_bound_kb
 from front import connect, events, front, metric, post, read_all, read_until, stream_body
 
 SLOW_LIMITS = ["--header-timeout-s", 2]
-
-
-def printed_bound_kb(cluster):
-    """What the start log says that all connections may hold."""
-    return float(re.search(r"and ([0-9.]+) MiB for all that they send", cluster.router.log_path.read_text())[1]) * 1024
 
 
 @contextlib.contextmanager
@@ -42,16 +36,6 @@ def answer_of(sock, timeout=30):
     data = read_all(sock, timeout)
     head, body = data.split(b"\r\n\r\n", 1)
     return int(head.split()[1]), json.loads(body)["error"]["code"]
-
-
-def open_many(cluster, n, data=b""):
-    socks = []
-    for _ in range(n):
-        sock = connect(cluster)
-        if data:
-            sock.sendall(data)
-        socks.append(sock)
-    return socks
 
 
 def wait_closed(socks, timeout=30):
@@ -137,13 +121,14 @@ def test_large_bodies_and_heads(baton, tiny, logs, sanitized):
         started = time.monotonic()
         assert answer_of(sock) == (413, "request_too_large")
         assert time.monotonic() - started < 5
-        for head, part, expected in ((start + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"a" * 65536 + b"\r\n",
-                                      (413, "request_too_large")),
-                                     (b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: b\r\n" * 10000, (431, "headers_too_large"))):
-            sock, n_sent = connect(cluster), 0
+        for attack, expected in ((CHUNKS, (413, "request_too_large")), (HEADERS, (431, "headers_too_large"))):
+            sock, n_sent, state = connect(cluster), 0, 1
             with contextlib.suppress(ConnectionError):
-                sock.sendall(head)
+                sock.sendall(attack.hello)
                 while n_sent < 1 << 30:
+                    state, part = attack.make(state)
+                    if not part:
+                        break
                     sock.sendall(part)
                     n_sent += len(part)
             assert n_sent < 32 << 20, "it is cut long before the end"
@@ -256,126 +241,24 @@ def test_ten_thousand_silent_connections(baton, tiny, logs):
     with many_descriptors(10500), front(baton, tiny, logs) as cluster:
         ttfts(cluster, 50)
         before, quiet = cluster.router.rss_kb(), ttfts(cluster, 300)
-        stop, dripping = threading.Event(), open_many(cluster, 200, b"GET / HTTP/1.1\r\nX: ")
-        socks = open_many(cluster, 9800)
-
-        def drip():
-            while not stop.wait(0.05):
-                for sock in dripping:
-                    with contextlib.suppress(OSError):
-                        sock.send(b"a")
-
-        thread = threading.Thread(target=drip)
-        thread.start()
-        loaded = ttfts(cluster, 300)
-        n_open = metric(cluster, "baton_http_connections")
-        grown = cluster.router.rss_kb() - before
-        stop.set()
-        thread.join()
+        with Held(cluster, 200, b"GET / HTTP/1.1\r\nX: ", drip_s=0.05), Held(cluster, 9800):
+            loaded = ttfts(cluster, 300)
+            n_open = metric(cluster, "baton_http_connections")
+            grown = cluster.router.rss_kb() - before
         print(f"{n_open:.0f} connections, RSS grew {grown} kB ({grown / n_open:.2f} kB each), bound "
               f"{printed_bound_kb(cluster):.0f} kB; TTFT p50 {statistics.median(quiet) * 1e3:.2f} -> "
               f"{statistics.median(loaded) * 1e3:.2f} ms, p99 {p99(quiet) * 1e3:.2f} -> {p99(loaded) * 1e3:.2f} ms")
         assert grown < printed_bound_kb(cluster)
         # Twice, and what a busy machine adds to either.
         assert p99(loaded) < 2 * p99(quiet) + 0.02
-        for sock in socks + dripping:
-            sock.close()
 
 
 # ---- HTTP/2 on the gRPC port ----
 
-HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 1, 3, 4, 6, 8, 9
-END_HEADERS = 4
-
-
-def frame(kind, flags, stream, payload=b""):
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def literal(name, value):
-    """A header that is in no table (RFC 7541, 6.2.2)."""
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-# POST, http, and the path of Generate.
-CALL = (b"\x83\x86\x04\x1c/baton.v1.Inference/Generate\x01\x01x" + literal(b"te", b"trailers") +
-        literal(b"content-type", b"application/grpc"))
-
-
-def resets(stream):
-    """Two hundred calls, each opened and at once given up (CVE-2023-44487)."""
-    return stream + 400, b"".join(frame(HEADERS, END_HEADERS, i, CALL) + frame(RST_STREAM, 0, i, b"\0\0\0\x08")
-                                  for i in range(stream, stream + 400, 2))
-
-
-def continuations(stream):
-    """A head that never ends (CVE-2024-27316, CVE-2023-33953)."""
-    start = frame(HEADERS, 0, 1, CALL) if stream == 1 else b""
-    return 3, start + frame(CONTINUATION, 0, 1, literal(b"x", b"y" * 100)) * 500
-
-
-def pings(stream):
-    return stream, frame(PING, 0, 0, b"12345678") * 500
-
-
-def settings(stream):
-    return stream, frame(SETTINGS, 0, 0, b"\0\3\0\0\0\x64") * 500
-
-
-def windows(stream):
-    return stream, frame(WINDOW_UPDATE, 0, 0, b"\0\0\0\1") * 500
-
-
-class Flood:
-    """Connections to the gRPC port that send what `make` gives, as fast as they can, again where they are cut."""
-
-    def __init__(self, cluster, make, n_connections=4):
-        self.cluster, self.make = cluster, make
-        self.n_connections = self.n_cut = self.n_bytes = 0
-        self.stop = threading.Event()
-        self.threads = [threading.Thread(target=self.run) for _ in range(n_connections)]
-
-    def run(self):
-        host, port = self.cluster.grpc.rsplit(":", 1)
-        while not self.stop.is_set():
-            with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1) as sock:
-                if self.cluster.https:
-                    sock = self.cluster.https.wrap_socket(sock, server_hostname="localhost")
-                self.n_connections += 1
-                self.one(sock)
-
-    def one(self, sock):
-        sock.settimeout(0.2)
-        sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
-        stream = 1
-        while not self.stop.is_set():
-            stream, data = self.make(stream)
-            try:
-                sock.sendall(data)
-                self.n_bytes += len(data)
-                while select.select([sock], [], [], 0)[0] and sock.recv(65536):
-                    pass
-            except TimeoutError:
-                return
-            except OSError:
-                self.n_cut += 1
-                return
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("https", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("make", [resets, continuations, pings, settings, windows])
-def test_http2_floods(baton, tiny, tmp_path, make, https):
+@pytest.mark.parametrize("attack", HTTP2_FLOODS.values(), ids=HTTP2_FLOODS)
+def test_http2_floods(baton, tiny, tmp_path, attack, https):
     """On the gRPC port: workers stay, memory stays, and clients of both doors are served about as soon as before."""
     args, context = [], None
     if https:
@@ -386,7 +269,7 @@ def test_http2_floods(baton, tiny, tmp_path, make, https):
         ttfts(cluster, 50)
         quiet, before = ttfts(cluster, 200), cluster.router.rss_kb()
         held = []
-        with Flood(cluster, make) as flood:
+        with Flood(cluster, attack) as flood:
             loaded, deadline = [], time.monotonic() + 2.5
             while time.monotonic() < deadline:
                 loaded += ttfts(cluster, 5)

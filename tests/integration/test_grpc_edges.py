@@ -1,19 +1,17 @@
 """The gRPC port among strangers: too large, too many, silent, not HTTP/2; keys and TLS."""
 import hashlib
 import socket
-import struct
 import subprocess
 import time
 
 import grpc
 import pytest
 import stubs
+from abusers import CALL, CONTINUATION_FRAME, HEADERS_FRAME, HELLO, PREFACE, frame, given_up, literal
 from front import front, live
 
 pb, rpc = stubs.load("inference.proto")
 MOCK = ["--by-index", "--interval-us", 1000]
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-SETTINGS = bytes(3) + b"\x04" + bytes(5)
 
 
 def request(n=4, **fields):
@@ -89,11 +87,11 @@ def test_connections_are_bounded(baton, tiny, logs):
         opened = []
         for _ in range(3):
             s = dial(cluster)
-            s.sendall(PREFACE + SETTINGS)
+            s.sendall(HELLO)
             assert s.recv(9)  # gRPC's own settings: it is open
             opened.append(s)
         late = dial(cluster)
-        late.sendall(PREFACE + SETTINGS)
+        late.sendall(HELLO)
         assert is_closed(late)
         opened.pop().close()
         with stubs.channel(cluster, ("grpc.min_reconnect_backoff_ms", 50), ("grpc.initial_reconnect_backoff_ms", 50)) as channel:
@@ -101,19 +99,6 @@ def test_connections_are_bounded(baton, tiny, logs):
         for s in opened:
             s.close()
         cluster.wait_for(lambda: cluster.router.n_fds() <= fds, "every descriptor came back")
-
-
-def frame(kind, flags, stream, payload=b""):
-    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
-
-
-def header(name, value):
-    return b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
-
-
-HEAD = b"\x83\x86" + b"".join(header(*row) for row in [
-    (b":path", b"/baton.v1.Inference/Generate"), (b":authority", b"x"), (b"te", b"trailers"),
-    (b"content-type", b"application/grpc")])
 
 
 def test_reset_flood_slows_only_itself(baton, tiny, logs, sanitized):
@@ -125,10 +110,10 @@ def test_reset_flood_slows_only_itself(baton, tiny, logs, sanitized):
         floods = []
         for _ in range(4):
             s = dial(cluster)
-            s.sendall(PREFACE + SETTINGS)
+            s.sendall(HELLO)
             s.setblocking(False)
             floods.append(s)
-        rows = b"".join(frame(1, 4, i, HEAD) + frame(3, 0, i, b"\0\0\0\x08") for i in range(1, 40001, 2))
+        rows = b"".join(given_up(i) for i in range(1, 40001, 2))
         sent = [0] * len(floods)
         for round in range(60):
             for i, s in enumerate(floods):
@@ -149,10 +134,10 @@ def test_endless_header_block_is_cut(baton, tiny, logs):
     """CVE-2023-33953: CONTINUATION frames without an end."""
     with front(baton, tiny, logs, MOCK) as cluster, stubs.channel(cluster) as channel:
         with dial(cluster) as s:
-            s.sendall(PREFACE + SETTINGS + frame(1, 0, 1, HEAD))
+            s.sendall(HELLO + frame(HEADERS_FRAME, 0, 1, CALL))
             with pytest.raises(OSError):
                 for _ in range(10000):
-                    s.sendall(frame(9, 0, 1, header(b"x-a", b"y" * 100) * 50))
+                    s.sendall(frame(CONTINUATION_FRAME, 0, 1, literal(b"x-a", b"y" * 100) * 50))
                     time.sleep(0.001)
         assert count(rpc.InferenceStub(channel).Generate(request())) == 4
 
