@@ -33,7 +33,7 @@ struct up {
     bool once, insecure;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
-    char url[128];
+    char url[128], grpc[64];
     int signals;
     double started_ms;
     bool ready;
@@ -144,8 +144,9 @@ static bool is_ready(const struct up *up) {
 
 static void on_ready(struct up *up) {
     up->ready = true;
-    printf("Serving %s/v1 after %.0f ms: 1 router, %u prefill, %u decode. Ctrl-C ends.\n", up->url,
-           now_ms() - up->started_ms, up->n_prefill, up->n_decode);
+    printf("Serving %s/v1 (gRPC at %s) after %.0f ms: 1 router, %u prefill, %u decode. "
+           "Ctrl-C ends.\n",
+           up->url, up->grpc, now_ms() - up->started_ms, up->n_prefill, up->n_decode);
     fflush(stdout);
     if (!up->prompt)
         return;
@@ -271,7 +272,8 @@ static void start_workers(struct up *up) {
     struct bt_error err;
     bt_status status = BT_OK;
     if (!bt_child_ready_value(&up->router, "registry", registry, sizeof registry) ||
-        !bt_child_ready_value(&up->router, "http", http, sizeof http))
+        !bt_child_ready_value(&up->router, "http", http, sizeof http) ||
+        !bt_child_ready_value(&up->router, "grpc", up->grpc, sizeof up->grpc))
         return;
     snprintf(up->url, sizeof up->url, "%s://%s", up->http_tls_cert ? "https" : "http", http);
     for (uint32_t i = 0; i < up->n_prefill && status == BT_OK; i++)
