@@ -143,6 +143,35 @@ def test_choices_equal_single_requests(stub):
         assert [t.id for t in many[i]] == [t.id for t in one[0]]
 
 
+def test_resumed_stream_is_the_same(baton, tiny, logs):
+    """The decode worker dies in mid-stream: the stream goes on from the other one, with the same tokens."""
+    with Cluster(baton, tiny, logs, decode=2) as cluster, stubs.channel(cluster) as channel:
+        stub = rpc.InferenceStub(channel)
+        request = pb.GenerateRequest(text="once", return_logits_hash=True, sampling=sampling(900))
+        whole, _, end = collect(stub.Generate(request))
+        assert end.resumed == 0
+        expected = [(t.index, t.id, t.logits_hash) for t in whole[0]]
+        resumed = 0
+        for _ in range(20):  # until one is killed before its stream has ended
+            call = stub.Generate(request)
+            rows = list(next(call).tokens)
+            live_ones = [r for r in cluster.json("/debug/requests?limit=1")["requests"] if r["state"] != "ended"]
+            name = live_ones[0]["decode_worker"] if live_ones else ""
+            if name:
+                cluster.workers[name].kill()
+            for response in call:
+                rows += response.tokens
+            assert [(t.index, t.id, t.logits_hash) for t in rows] == expected
+            assert response.end.exactness == pb.EXACTNESS_SAME_BITS
+            resumed = response.end.resumed
+            if resumed:
+                assert response.end.decode_worker != name
+                break
+            if name:
+                cluster.restart_worker(name).wait_ready()
+        assert resumed
+
+
 def test_logprobs(stub):
     ids = list(range(20, 40))
     choices, scores, _ = collect(stub.Generate(pb.GenerateRequest(
@@ -249,6 +278,17 @@ def test_busy_and_nobody_there(baton, tiny, logs):
         assert details["RetryInfo"].retry_delay.ToMilliseconds() > 0
         for call in held:
             call.cancel()
+
+
+def test_a_refused_call_can_be_retried(baton, tiny, logs):
+    """By the client's own retry policy, since nothing was sent back but the status."""
+    policy = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": {
+        "maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "1s", "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"]}}]})
+    with front(baton, tiny, logs, None) as cluster, \
+            stubs.channel(cluster, ("grpc.service_config", policy), ("grpc.enable_retries", 1)) as channel:
+        refused(rpc.InferenceStub(channel).Generate(pb.GenerateRequest(text="a")), grpc.StatusCode.UNAVAILABLE)
+        assert cluster.metrics()["baton_grpc_refused_total"] == 5
 
 
 # ---- cancels, deadlines, slow readers, many ----
