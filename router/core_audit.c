@@ -210,8 +210,8 @@ static bool totals_are_valid(const struct bt_router_core *core, const struct sum
            sums->n_waiting == sums->n_following && sums->n_retrying == core->n_retrying &&
            sums->n_held == core->fence.n_held &&
            sums->chunks_used == bt_token_store_used(&core->tokens) &&
-           sums->chunks_reserved == core->tokens.n_reserved &&
-           core->tokens.n_reserved <= core->tokens.n_chunks &&
+           sums->chunks_reserved == core->tokens.pool.n_reserved &&
+           core->tokens.pool.n_reserved <= core->tokens.pool.n_chunks &&
            core->actions.n_given <= core->actions.n &&
            /* Each request ends exactly once. */
            c->submitted == ended + bt_core_live(core) && core->records.n_ended == ended;

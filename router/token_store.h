@@ -1,27 +1,17 @@
 /* Holds the prompt and emitted tokens of all live requests in chained chunks of fixed number.
  *
- * A request promises its chunks at admission (reserve), so that appending never fails. Chunk
- * indices are handles; 0 is none. Memory is fixed at init and touched only as it is used. */
+ * A request promises its chunks at admission (reserve), so that appending never fails. Memory is
+ * fixed at init and touched only as it is used (common/base/chunk_pool.h). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "common/base/status.h"
+#include "common/base/chunk_pool.h"
 
 enum { BT_CHUNK_TOKENS = 31 };
 
-struct bt_token_chunk {
-    uint32_t next;
-    int32_t tokens[BT_CHUNK_TOKENS];
-};
-
 struct bt_token_store {
-    struct bt_token_chunk *chunks; /* [n_chunks + 1]; chunk 0 is never used */
-    uint32_t n_chunks;
-    uint32_t n_touched; /* chunks 1..n_touched were used at least once */
-    uint32_t first_free;
-    uint32_t n_free;     /* in that list */
-    uint32_t n_reserved; /* promised to requests, those in use included */
+    struct bt_chunk_pool pool;
 };
 
 bt_status bt_token_store_init(struct bt_token_store *store, uint64_t n_tokens,
@@ -31,8 +21,8 @@ void bt_token_store_fini(struct bt_token_store *store);
 uint32_t bt_token_store_chunks_for(uint64_t n_tokens);
 /* False, and nothing is promised, when so many are not left. */
 bool bt_token_store_reserve(struct bt_token_store *store, uint32_t n_chunks);
-/* Puts token number n_before at the end of a chain. The chain must have a chunk left in its
- * promise. */
+/* Puts token number n_before at the end of a chain, which is 0, 0 before its first. The chain must
+ * have a chunk left in its promise. */
 void bt_token_store_append(struct bt_token_store *store, uint32_t *first, uint32_t *last,
                            uint32_t n_before, int32_t token);
 /* Copies the first n tokens of a chain. */

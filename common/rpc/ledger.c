@@ -21,7 +21,7 @@ static uint32_t most_own_tokens(const struct bt_ledger *ledger, const struct bt_
 /* Room for the logprobs of all sequences at once, five likeliest each, but not more than 64 MiB;
  * always for one sequence with the widest. */
 static uint64_t logprob_chunks(const struct bt_ledger_config *config) {
-    enum { CHUNKS_MAX = (64 << 20) / sizeof(struct bt_logprob_chunk) };
+    enum { CHUNKS_MAX = (64 << 20) / (4 * (1 + BT_LOGPROB_CHUNK_WORDS)) };
     if (config->join.role == BT_ROLE_PREFILL)
         return config->max_jobs;
     uint64_t n_rows = (uint64_t)config->join.max_context + 1;
@@ -237,7 +237,7 @@ bt_status bt_ledger_open(struct bt_ledger *ledger, uint64_t now_us, uint32_t slo
     while (!open_chains(ledger, job, work))
         if (!forget_oldest(ledger))
             return bt_fail(err, BT_E_FULL, "of %u chunks for logprobs %u are promised",
-                           ledger->logprobs.n_chunks, ledger->logprobs.n_reserved);
+                           ledger->logprobs.pool.n_chunks, ledger->logprobs.pool.n_reserved);
     *job = (struct bt_job){
         .id = job->id,
         .used = true,
@@ -579,6 +579,7 @@ bool bt_ledger_is_valid(const struct bt_ledger *ledger) {
     for (uint32_t i = ledger->first_listed; i != BT_NO_JOB; i = ledger->jobs[i].next)
         if (!ledger->jobs[i].listed || !n_listed--)
             return false;
-    return n_listed == 0 && n_lost == ledger->n_lost && n_reserved == ledger->logprobs.n_reserved &&
-           n_reserved <= ledger->logprobs.n_chunks;
+    return n_listed == 0 && n_lost == ledger->n_lost &&
+           n_reserved == ledger->logprobs.pool.n_reserved &&
+           n_reserved <= ledger->logprobs.pool.n_chunks;
 }

@@ -1,29 +1,19 @@
 /* Holds rows of logprobs of a worker's jobs in chained chunks of fixed number.
  *
  * A chain promises its chunks when it is opened, so that appending never fails. A row takes what
- * its chain shows, not what the widest would. Pure; memory is fixed at init and touched only as it
- * is used. Owned by the ledger. */
+ * its chain shows, not what the widest would. Memory is fixed at init and touched only as it is
+ * used (common/base/chunk_pool.h). Owned by the ledger. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/base/chunk_pool.h"
 #include "common/base/sampling.h"
-#include "common/base/status.h"
 
 enum { BT_LOGPROB_CHUNK_WORDS = 255 }; /* of 4 bytes, beside the link */
 
-struct bt_logprob_chunk {
-    uint32_t next;
-    uint32_t words[BT_LOGPROB_CHUNK_WORDS];
-};
-
 struct bt_logprob_store {
-    struct bt_logprob_chunk *chunks; /* [n_chunks + 1]; chunk 0 is never used */
-    uint32_t n_chunks;
-    uint32_t n_touched; /* chunks 1..n_touched were used at least once */
-    uint32_t first_free;
-    uint32_t n_free;     /* in that list */
-    uint32_t n_reserved; /* promised to chains, those in use included */
+    struct bt_chunk_pool pool;
 };
 
 /* The rows of one job, and how far they were read. Zeroed is closed. */

@@ -36,7 +36,8 @@ static void check_router_bounds(struct sim *sim, const struct sim_node *node) {
     /* In chunks, which the budget is rounded up to. */
     check_bound(sim, node, "chunks of tokens", bt_token_store_used(&core->tokens),
                 bt_token_store_chunks_for(config->token_budget));
-    check_bound(sim, node, "chunks promised", core->tokens.n_reserved, core->tokens.n_chunks);
+    check_bound(sim, node, "chunks promised", core->tokens.pool.n_reserved,
+                core->tokens.pool.n_chunks);
     check_bound(sim, node, "retries at once", core->n_retrying, config->max_requests);
     check_bound(sim, node, "actions", core->actions.n, BT_ACTIONS_MAX);
 }

@@ -309,6 +309,37 @@ static inline bool rig_equal(struct rig *rig, uint32_t layer, uint32_t page) {
                    rig->p.page_bytes);
 }
 
+/* Every page of every layer, compared byte for byte. */
+static inline void rig_send_all(uint32_t page_bytes) {
+    struct rig rig = {0};
+    rig_open(&rig, "tcp", page_bytes);
+    for (uint32_t layer = 0; layer < RIG_LAYERS; layer++) {
+        for (uint32_t page = 0; page < RIG_PAGES; page++)
+            rig_fill(&rig.p, layer, page, 1);
+        rig_offer(&rig.p, 0, layer, 0, RIG_PAGES);
+    }
+    rig.p.ops->pump(rig.p.links, 3);
+    RIG_UNTIL(rig.base, rig.d.n_whole == rig.p.n_out);
+    assert_int_equal(rig.p.n_done, rig.p.n_out);
+    assert_int_equal(rig.d.n_bad_sums + rig.d.n_broken + rig.d.n_refused, 0);
+    assert_memory_equal(rig.p.memory, rig.d.memory, (size_t)RIG_LAYERS * RIG_PAGES * page_bytes);
+    rig_close(&rig);
+}
+
+/* P sends pages 0 to 20 of layer 0 n times: a link that is busy for a while. */
+static inline void rig_flood(struct rig *rig, uint32_t n) {
+    for (uint32_t page = 0; page < RIG_PAGES; page++)
+        rig_fill(&rig->p, 0, page, 1);
+    for (uint32_t i = 0; i < n; i++)
+        rig_offer(&rig->p, 0, 0, 0, 21);
+    rig->p.ops->pump(rig->p.links, 3);
+}
+
+static inline struct bt_kv_msg rig_hello(uint64_t n) {
+    return (struct bt_kv_msg){
+        .type = BT_KV_HELLO, .ticket = {1, n}, .chain = {n, n}, .n_tokens = 1500};
+}
+
 /* ---- a raw prefill worker: a socket, and bytes ---- */
 
 static inline int raw_connect(const struct rig_side *d) {

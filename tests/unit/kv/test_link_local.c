@@ -3,11 +3,6 @@
 
 #include "common/kv/kv_link_local.h"
 
-static struct bt_kv_msg hello(uint64_t n) {
-    return (struct bt_kv_msg){
-        .type = BT_KV_HELLO, .ticket = {1, n}, .chain = {n, n}, .n_tokens = 1500};
-}
-
 static void offer_all(struct rig *rig) {
     for (uint32_t layer = 0; layer < RIG_LAYERS; layer++) {
         for (uint32_t page = 0; page < RIG_PAGES; page++)
@@ -26,7 +21,7 @@ static void test_frames_and_messages_arrive(void **state) {
         assert_true(bt_id_equal(rig.d.peer, rig.p.incarnation));
         offer_all(&rig);
         rig.p.ops->pump(rig.p.links, 3);
-        struct bt_kv_msg msg = hello(1);
+        struct bt_kv_msg msg = rig_hello(1);
         rig.p.ops->send(rig.p.links, 3, &msg);
         RIG_UNTIL(rig.base, rig.d.n_whole == rig.p.n_out && rig.d.n_messages == 1);
         assert_int_equal(rig.p.n_done, rig.p.n_out);
@@ -46,7 +41,7 @@ static void test_control_overtakes_bytes_but_no_announcement(void **state) {
     rig_offer(&rig.p, 0, 0, 0, 21);
     rig.p.ops->pump(rig.p.links, 3);
     RIG_UNTIL(rig.base, rig.p.next_out == 1);
-    struct bt_kv_msg msg = hello(1);
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_messages == 1);
     assert_int_equal(rig.d.n_begun, 1);
@@ -66,7 +61,7 @@ static void test_an_announcement_may_overtake_control(void **state) {
     const struct bt_kv_local_timing slow_control = {.control_us = 30000};
     rig_open(&rig, "local", RIG_PAGE_BYTES);
     bt_kv_link_local_set_timing(rig.p.links, &slow_control);
-    struct bt_kv_msg msg = hello(1);
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     rig_offer(&rig.p, 0, 0, 0, 5);
     rig.p.ops->pump(rig.p.links, 3);
@@ -102,7 +97,7 @@ static void test_a_broken_link_ends_its_receives_first(void **state) {
     offer_all(&rig);
     rig.p.ops->pump(rig.p.links, 3);
     RIG_UNTIL(rig.base, rig.d.n_begun == 8);
-    struct bt_kv_msg msg = hello(1);
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     bt_kv_link_local_break(rig.d.links, rig.d.link, "pulled out");
     assert_int_equal(rig.p.n_down + rig.d.n_down, 2); /* rig_down checks the receives */
@@ -152,7 +147,7 @@ static void test_close_delivers_what_was_sent(void **state) {
     rig_offer(&rig.p, 0, 0, 0, 21);
     rig.p.ops->pump(rig.p.links, 3);
     RIG_UNTIL(rig.base, rig.d.n_begun == 1);
-    struct bt_kv_msg msg = hello(1);
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     rig.p.ops->close(rig.p.links, 3);
     RIG_UNTIL(rig.base, rig.p.n_down && rig.d.n_down);

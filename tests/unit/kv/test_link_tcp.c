@@ -4,11 +4,6 @@
 #include "common/base/log.h"
 #include "common/kv/kv_link_tcp.h"
 
-static struct bt_kv_msg hello(uint64_t n) {
-    return (struct bt_kv_msg){
-        .type = BT_KV_HELLO, .ticket = {1, n}, .chain = {n, n}, .n_tokens = 1500};
-}
-
 static void test_a_link_comes_up_and_speaks_both_ways(void **state) {
     (void)state;
     struct rig rig = {0};
@@ -17,7 +12,7 @@ static void test_a_link_comes_up_and_speaks_both_ways(void **state) {
     assert_true(bt_id_equal(rig.p.peer, rig.d.incarnation));
     assert_true(bt_id_equal(rig.d.peer, rig.p.incarnation));
     for (uint64_t i = 0; i < 40; i++) {
-        struct bt_kv_msg msg = hello(i);
+        struct bt_kv_msg msg = rig_hello(i);
         rig.p.ops->send(rig.p.links, 3, &msg);
         msg = (struct bt_kv_msg){.type = BT_KV_GRANT, .ticket = {1, i + 1}, .pages = 9};
         rig.d.ops->send(rig.d.links, rig.d.link, &msg);
@@ -34,41 +29,21 @@ static void test_a_link_comes_up_and_speaks_both_ways(void **state) {
     rig_close(&rig);
 }
 
-static void send_all(uint32_t page_bytes) {
-    struct rig rig = {0};
-    rig_open(&rig, "tcp", page_bytes);
-    for (uint32_t layer = 0; layer < RIG_LAYERS; layer++) {
-        for (uint32_t page = 0; page < RIG_PAGES; page++)
-            rig_fill(&rig.p, layer, page, 1);
-        rig_offer(&rig.p, 0, layer, 0, RIG_PAGES);
-    }
-    rig.p.ops->pump(rig.p.links, 3);
-    RIG_UNTIL(rig.base, rig.d.n_whole == rig.p.n_out);
-    assert_int_equal(rig.p.n_done, rig.p.n_out);
-    assert_int_equal(rig.d.n_bad_sums + rig.d.n_broken + rig.d.n_refused, 0);
-    assert_memory_equal(rig.p.memory, rig.d.memory, (size_t)RIG_LAYERS * RIG_PAGES * page_bytes);
-    rig_close(&rig);
-}
-
 static void test_frames_land_byte_for_byte(void **state) {
     (void)state;
-    send_all(RIG_PAGE_BYTES);
-    send_all(100);                       /* 64 pages a frame */
-    send_all(2 * BT_KV_FRAME_BYTES + 5); /* three pieces a page */
+    rig_send_all(RIG_PAGE_BYTES);
+    rig_send_all(100);                       /* 64 pages a frame */
+    rig_send_all(2 * BT_KV_FRAME_BYTES + 5); /* three pieces a page */
 }
 
 static void test_control_stands_before_the_next_frame_and_behind_pulled_ones(void **state) {
     (void)state;
     struct rig rig = {0};
     rig_open(&rig, "tcp", RIG_PAGE_BYTES);
-    for (uint32_t page = 0; page < RIG_PAGES; page++)
-        rig_fill(&rig.p, 0, page, 1);
-    for (uint32_t i = 0; i < 100; i++)
-        rig_offer(&rig.p, 0, 0, 0, 21);
-    rig.p.ops->pump(rig.p.links, 3);
+    rig_flood(&rig, 100);
     RIG_UNTIL(rig.base, rig.p.next_out > 0);
     uint32_t pulled = rig.p.next_out;
-    struct bt_kv_msg msg = hello(1);
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_whole == rig.p.n_out && rig.d.n_messages == 1);
     assert_int_equal(rig.d.frames_before_message[0], pulled);
@@ -206,7 +181,7 @@ static void test_a_stream_cut_at_every_byte_leaves_nothing_open(void **state) {
     rig_open(&rig, "tcp", 24);
     static uint8_t bytes[4096];
     struct bt_kv_frame frame = {.first_page = 0, .n_pages = 3, .length = 72};
-    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = hello(1)};
+    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = rig_hello(1)};
     size_t n_join = raw_join(bytes, &rig.d, 1ull << 40), n = n_join;
     size_t n_hello = bt_kv_control_pack(&c, bytes + n);
     n += n_hello;
@@ -231,7 +206,7 @@ static void test_a_stream_cut_at_every_byte_leaves_nothing_open(void **state) {
     assert_int_equal(rig.d.n_begun, rig.d.n_whole + rig.d.n_broken);
     assert_true(rig.d.n_whole > 0 && rig.d.n_broken > 0);
     /* The link that was there all the time still works. */
-    struct bt_kv_msg msg = hello(5);
+    struct bt_kv_msg msg = rig_hello(5);
     uint32_t messages = rig.d.n_messages;
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_messages == messages + 1);
@@ -263,7 +238,7 @@ static void expect_breach(bool join_first, const uint8_t *bytes, size_t n, const
         assert_non_null(strstr(c.refused, why));
     }
     close(fd);
-    struct bt_kv_msg msg = hello(5);
+    struct bt_kv_msg msg = rig_hello(5);
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_messages == 1);
     assert_int_equal(rig.p.n_down, 0);
@@ -273,7 +248,7 @@ static void expect_breach(bool join_first, const uint8_t *bytes, size_t n, const
 static void test_a_peer_that_breaks_a_rule_is_closed_and_counted(void **state) {
     (void)state;
     uint8_t bytes[BT_KV_UNIT_BYTES_MAX];
-    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = hello(1)};
+    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = rig_hello(1)};
     memset(bytes, 'x', sizeof bytes);
     expect_breach(false, bytes, 48, "not a KV link");
     expect_breach(true, bytes, 48, "not a KV link");
@@ -337,7 +312,7 @@ static void test_a_cut_lease_lands_no_further_byte(void **state) {
     assert_int_equal(rig.d.n_broken, 1); /* at once */
     raw_send(fd, bytes + half, n - half);
     uint8_t unit[BT_KV_UNIT_BYTES_MAX];
-    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = hello(1)};
+    struct bt_kv_control c = {.type = BT_KV_CONTROL_MSG, .msg = rig_hello(1)};
     raw_send(fd, unit, bt_kv_control_pack(&c, unit));
     RIG_UNTIL(rig.base, rig.d.n_messages == 1); /* it stands behind the frame */
     for (uint32_t i = 0; i < 2 * RIG_PAGE_BYTES; i++)
@@ -360,7 +335,7 @@ static void test_a_silent_peer_is_dead_after_two_seconds(void **state) {
     assert_non_null(strstr(rig.d.why, "the peer was silent for "));
     close(fd);
     /* The other one had nothing to say either, but pings: it is alive. */
-    struct bt_kv_msg msg = hello(5);
+    struct bt_kv_msg msg = rig_hello(5);
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_messages == 1);
     assert_int_equal(rig.p.n_down, 0);
@@ -421,7 +396,7 @@ static void test_a_slow_reader_holds_back_only_its_own_frames(void **state) {
     }
     assert_true(p2.next_out < 200);
     assert_true(p2.next_out <= p2.n_done + 1); /* one frame at a time is pulled */
-    struct bt_kv_msg msg = hello(5);
+    struct bt_kv_msg msg = rig_hello(5);
     rig.p.ops->send(rig.p.links, 3, &msg);
     RIG_UNTIL(rig.base, rig.d.n_messages == 1);
     /* Now it reads: everything comes. */
@@ -445,7 +420,7 @@ static void test_close_sends_what_was_queued(void **state) {
     struct rig rig = {0};
     rig_open(&rig, "tcp", RIG_PAGE_BYTES);
     for (uint64_t i = 0; i < 50; i++) {
-        struct bt_kv_msg msg = hello(i);
+        struct bt_kv_msg msg = rig_hello(i);
         rig.p.ops->send(rig.p.links, 3, &msg);
     }
     rig.p.ops->close(rig.p.links, 3);

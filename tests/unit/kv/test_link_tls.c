@@ -29,41 +29,21 @@ static int close_certs(void **state) {
     return 0;
 }
 
-static void send_all(uint32_t page_bytes) {
-    struct rig rig = {0};
-    rig_open(&rig, "tcp", page_bytes);
-    for (uint32_t layer = 0; layer < RIG_LAYERS; layer++) {
-        for (uint32_t page = 0; page < RIG_PAGES; page++)
-            rig_fill(&rig.p, layer, page, 1);
-        rig_offer(&rig.p, 0, layer, 0, RIG_PAGES);
-    }
-    rig.p.ops->pump(rig.p.links, 3);
-    RIG_UNTIL(rig.base, rig.d.n_whole == rig.p.n_out);
-    assert_int_equal(rig.p.n_done, rig.p.n_out);
-    assert_int_equal(rig.d.n_bad_sums + rig.d.n_broken + rig.d.n_refused, 0);
-    assert_memory_equal(rig.p.memory, rig.d.memory, (size_t)RIG_LAYERS * RIG_PAGES * page_bytes);
-    rig_close(&rig);
-}
-
 static void test_frames_land_byte_for_byte(void **state) {
     (void)state;
-    send_all(RIG_PAGE_BYTES);
-    send_all(100);                       /* 64 pages a frame, several in a record */
-    send_all(2 * BT_KV_FRAME_BYTES + 5); /* three pieces a page, many records */
+    rig_send_all(RIG_PAGE_BYTES);
+    rig_send_all(100);                       /* 64 pages a frame, several in a record */
+    rig_send_all(2 * BT_KV_FRAME_BYTES + 5); /* three pieces a page, many records */
 }
 
 static void test_messages_go_both_ways_among_frames(void **state) {
     (void)state;
     struct rig rig = {0};
     rig_open(&rig, "tcp", RIG_PAGE_BYTES);
-    for (uint32_t page = 0; page < RIG_PAGES; page++)
-        rig_fill(&rig.p, 0, page, 1);
-    for (uint32_t i = 0; i < 100; i++)
-        rig_offer(&rig.p, 0, 0, 0, 21);
-    rig.p.ops->pump(rig.p.links, 3);
+    rig_flood(&rig, 100);
     RIG_UNTIL(rig.base, rig.p.next_out > 0);
     uint32_t pulled = rig.p.next_out;
-    struct bt_kv_msg msg = {.type = BT_KV_HELLO, .ticket = {1, 1}, .chain = {1, 1}, .n_tokens = 9};
+    struct bt_kv_msg msg = rig_hello(1);
     rig.p.ops->send(rig.p.links, 3, &msg);
     msg = (struct bt_kv_msg){.type = BT_KV_GRANT, .ticket = {1, 1}, .pages = 9};
     rig.d.ops->send(rig.d.links, rig.d.link, &msg);
@@ -147,15 +127,12 @@ static void test_a_peer_that_only_connects_is_let_go(void **state) {
     struct rig rig = {0};
     struct bt_fingerprint layout = rig_layout();
     uint8_t bytes[64];
+    size_t n_bytes = 0;
     rig_open_base(&rig);
     rig_side_init(&rig.d, rig.base, "tcp", false, 1, RIG_PAGE_BYTES, &layout);
     int fd = raw_connect(&rig.d);
-    ssize_t n = -1;
-    for (uint64_t end = rig_now_ms() + RIG_WAIT_S * 1000; n < 0 && rig_now_ms() < end;) {
-        event_base_loop(rig.base, EVLOOP_ONCE);
-        n = recv(fd, bytes, sizeof bytes, MSG_DONTWAIT);
-    }
-    assert_int_equal(n, 0);
+    RIG_UNTIL(rig.base, !raw_read(fd, bytes, &n_bytes, sizeof bytes));
+    assert_int_equal(n_bytes, 0);
     close(fd);
     rig_close(&rig);
 }
@@ -164,11 +141,7 @@ static void test_a_cut_in_mid_frame_ends_the_link(void **state) {
     (void)state;
     struct rig rig = {0};
     rig_open(&rig, "tcp", RIG_PAGE_BYTES);
-    for (uint32_t page = 0; page < RIG_PAGES; page++)
-        rig_fill(&rig.p, 0, page, 1);
-    for (uint32_t i = 0; i < 200; i++)
-        rig_offer(&rig.p, 0, 0, 0, 21);
-    rig.p.ops->pump(rig.p.links, 3);
+    rig_flood(&rig, 200);
     RIG_UNTIL(rig.base, rig.d.n_whole > 5);
     rig.p.ops->destroy(rig.p.links);
     rig.p.links = NULL;

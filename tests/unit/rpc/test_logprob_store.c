@@ -63,14 +63,14 @@ static void test_chains_beside_each_other(void **state) {
             bt_logprob_store_read(&store, chain, &row);
             assert_memory_equal(&row, &expected, sizeof row);
         }
-        assert_int_equal(store.n_reserved, n_promised);
-        assert_true(store.n_touched <= CHUNKS);
+        assert_int_equal(store.pool.n_reserved, n_promised);
+        assert_true(store.pool.n_touched <= CHUNKS);
     }
     assert_true(n_full > 100);
     for (uint32_t c = 0; c < CHAINS; c++)
         bt_logprob_store_close(&store, &chains[c]);
-    assert_int_equal(store.n_reserved, 0);
-    assert_int_equal(store.n_free, store.n_touched);
+    assert_int_equal(store.pool.n_reserved, 0);
+    assert_int_equal(store.pool.n_free, store.pool.n_touched);
     bt_logprob_store_fini(&store);
     bt_logprob_store_fini(&store); /* a zeroed one is accepted */
 }
