@@ -46,71 +46,33 @@ void bt_public_call_destroy(struct bt_public_call *call) {
         grpc_byte_buffer_destroy(call->received);
     if (call->sent)
         grpc_byte_buffer_destroy(call->sent);
-    free(call->queue.bytes);
-    free(call->writer.bytes);
+    bt_rpc_queue_fini(&call->queue);
+    bt_rpc_queue_fini(&call->writer);
     free(call->detail_bytes);
     pthread_mutex_destroy(&call->lock);
     free(call);
 }
 
-/* ---- the queue ---- */
+/* ---- what waits ---- */
 
-static bool make_room(struct bt_public_queue *queue, size_t n_bytes) {
-    if (queue->capacity - queue->end >= n_bytes)
-        return true;
-    size_t used = queue->end - queue->at;
-    if (used)
-        memmove(queue->bytes, queue->bytes + queue->at, used);
-    queue->at = 0;
-    queue->end = used;
-    if (queue->capacity - used >= n_bytes)
-        return true;
-    size_t capacity = 2 * (used + n_bytes);
-    uint8_t *bytes = realloc(queue->bytes, capacity);
-    if (!bytes)
-        return false;
-    queue->bytes = bytes;
-    queue->capacity = capacity;
-    return true;
-}
-
-bool bt_public_queue_add(struct bt_public_queue *queue, const void *bytes, size_t n_bytes) {
+bool bt_public_call_write(struct bt_public_call *call, const void *bytes, size_t n_bytes) {
     BT_ASSERT(n_bytes <= UINT32_MAX);
     uint32_t size = (uint32_t)n_bytes;
-    if (!make_room(queue, sizeof size + n_bytes))
+    if (!bt_rpc_queue_reserve(&call->writer, sizeof size + n_bytes))
         return false;
-    memcpy(queue->bytes + queue->end, &size, sizeof size);
-    if (n_bytes)
-        memcpy(queue->bytes + queue->end + sizeof size, bytes, n_bytes);
-    queue->end += sizeof size + n_bytes;
+    bt_rpc_queue_put(&call->writer, &size, sizeof size);
+    bt_rpc_queue_put(&call->writer, bytes, n_bytes);
     return true;
 }
 
-bool bt_public_queue_move(struct bt_public_queue *to, struct bt_public_queue *from) {
-    size_t n = from->end - from->at;
-    if (to->at == to->end) { /* the common case: the buffers change hands */
-        struct bt_public_queue empty = *to;
-        empty.at = empty.end = 0;
-        *to = *from;
-        *from = empty;
-        return true;
-    }
-    if (!make_room(to, n))
-        return false;
-    memcpy(to->bytes + to->end, from->bytes + from->at, n);
-    to->end += n;
-    from->at = from->end = 0;
-    return true;
-}
-
-static uint32_t size_at(const struct bt_public_queue *queue, size_t at) {
+static uint32_t size_at(const struct bt_rpc_queue *queue, size_t at) {
     uint32_t size;
     memcpy(&size, queue->bytes + at, sizeof size);
     return size;
 }
 
 /* Takes the first message, or as many as may be joined to one. */
-static grpc_byte_buffer *take_message(struct bt_public_queue *queue, bool join) {
+static grpc_byte_buffer *take_message(struct bt_rpc_queue *queue, bool join) {
     size_t n = 0, end = queue->at;
     do {
         uint32_t size = size_at(queue, end);
@@ -119,19 +81,13 @@ static grpc_byte_buffer *take_message(struct bt_public_queue *queue, bool join) 
     } while (join && end < queue->end && n + size_at(queue, end) <= BT_PUBLIC_JOINED_BYTES);
     grpc_slice slice = grpc_slice_malloc(n);
     uint8_t *out = GRPC_SLICE_START_PTR(slice);
-    while (queue->at < end) {
-        uint32_t size = size_at(queue, queue->at);
-        memcpy(out, queue->bytes + queue->at + sizeof size, size);
+    for (size_t at = queue->at; at < end;) {
+        uint32_t size = size_at(queue, at);
+        memcpy(out, queue->bytes + at + sizeof size, size);
         out += size;
-        queue->at += sizeof size + size;
+        at += sizeof size + size;
     }
-    if (queue->at == queue->end) {
-        queue->at = queue->end = 0;
-        if (queue->capacity > QUEUE_KEEP_BYTES) {
-            free(queue->bytes);
-            *queue = (struct bt_public_queue){0};
-        }
-    }
+    bt_rpc_queue_drop(queue, end - queue->at, QUEUE_KEEP_BYTES);
     grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
     return buffer;
@@ -201,7 +157,7 @@ void bt_public_call_break_locked(struct bt_public_call *call, grpc_status_code c
                                  const char *why) {
     if (call->ended)
         return;
-    call->queue.at = call->queue.end = 0;
+    bt_rpc_queue_clear(&call->queue);
     atomic_store(&call->n_queued, 0);
     atomic_store(&call->since_us, 0);
     grpc_call_cancel_with_status(call->grpc, code, why, NULL);
@@ -236,7 +192,7 @@ static void drop(struct bt_public_call *call) {
 }
 
 void bt_public_call_pump_locked(struct bt_public_call *call) {
-    bool has = call->queue.end > call->queue.at;
+    bool has = bt_rpc_queue_size(&call->queue) > 0;
     if (call->sending || call->ended || call->finishing || (!has && !call->finish_given))
         return;
     grpc_op ops[3];
@@ -258,12 +214,12 @@ void bt_public_call_pump_locked(struct bt_public_call *call) {
     if (has) {
         call->sent =
             take_message(&call->queue, call->server->config.methods[call->method].joins_responses);
-        atomic_store(&call->n_queued, call->queue.end - call->queue.at);
+        atomic_store(&call->n_queued, bt_rpc_queue_size(&call->queue));
         atomic_store(&call->since_us, bt_clock_us());
         ops[n_ops].op = GRPC_OP_SEND_MESSAGE;
         ops[n_ops++].data.send_message.send_message = call->sent;
     }
-    if (call->finish_given && call->queue.end == call->queue.at) {
+    if (call->finish_given && bt_rpc_queue_size(&call->queue) == 0) {
         call->finishing = true;
         n_trailing += add_details(call, trailing + n_trailing);
         ops[n_ops].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
@@ -289,7 +245,7 @@ static void on_send(struct bt_rpc_tag *tag, bool ok) {
     drop(call);
     if (ok) /* else the call is ending, and on_end says so */
         bt_public_call_pump_locked(call);
-    if (ok && call->wants_room && call->queue.end - call->queue.at <= BT_PUBLIC_FULL_BYTES / 2) {
+    if (ok && call->wants_room && bt_rpc_queue_size(&call->queue) <= BT_PUBLIC_FULL_BYTES / 2) {
         call->wants_room = false;
         if (!call->room_pushed)
             push(call, BT_PUBLIC_ROOM, NULL, 0);

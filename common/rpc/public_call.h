@@ -19,12 +19,6 @@
 
 enum { BT_PUBLIC_EVENTS_PER_CALL = 5 }; /* STARTED, MESSAGE, HALF_CLOSED, ROOM, CLOSED: one each */
 
-/* Messages that wait: each after its size in four bytes. */
-struct bt_public_queue {
-    uint8_t *bytes;
-    size_t at, end, capacity;
-};
-
 struct bt_public_call {
     struct bt_public_server *server;
     uint32_t method;
@@ -45,7 +39,7 @@ struct bt_public_call {
     bool finish_given, finishing;
     bool wants_room, room_pushed;
     grpc_byte_buffer *received, *sent;
-    struct bt_public_queue queue;
+    struct bt_rpc_queue queue; /* messages, each after its size in four bytes */
     int code;
     char text[BT_RPC_TEXT_BYTES];
     uint8_t *detail_bytes; /* NULL: none */
@@ -57,8 +51,8 @@ struct bt_public_call {
     _Atomic uint64_t since_us; /* the client is waited for since then; 0: it is not */
 
     /* Loop thread only. */
-    struct bt_public_queue writer; /* what this turn said */
-    bool touched, over;            /* over: finished or cancelled by us; nothing more is sent */
+    struct bt_rpc_queue writer; /* what this turn said, in the same form */
+    bool touched, over;         /* over: finished or cancelled by us; nothing more is sent */
     struct bt_public_call *next_touched;
     void *user;
 };
@@ -111,7 +105,5 @@ void bt_public_call_pump_locked(struct bt_public_call *call);
 /* Cancels at once. */
 void bt_public_call_break_locked(struct bt_public_call *call, grpc_status_code code,
                                  const char *why);
-/* False: no memory. */
-bool bt_public_queue_add(struct bt_public_queue *queue, const void *bytes, size_t n_bytes);
-/* Moves all of `from` behind what is in `to`. False: no memory. */
-bool bt_public_queue_move(struct bt_public_queue *to, struct bt_public_queue *from);
+/* Puts a message in call->writer. Loop thread. False: no memory. */
+bool bt_public_call_write(struct bt_public_call *call, const void *bytes, size_t n_bytes);

@@ -1,15 +1,12 @@
 /* The public gRPC server's two ends: new calls in, and what the loop thread does with them. */
 #include "common/rpc/public_server.h"
 
-#include <errno.h>
 #include <grpc/compression.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/time.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "common/base/assert.h"
 #include "common/base/clock.h"
@@ -111,19 +108,6 @@ static grpc_server *create_grpc(const struct bt_public_config *config) {
     return server;
 }
 
-static bt_status start_thread(struct bt_public_server *server, struct bt_error *err) {
-    sigset_t all, before;
-    sigfillset(&all);
-    /* Signals are the owner's: its loop hears them. */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&server->thread, NULL, run, server);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed)
-        return bt_fail(err, BT_E_NO_MEMORY, "cannot start a thread: %s", strerror(failed));
-    server->thread_runs = true;
-    return BT_OK;
-}
-
 bt_status bt_public_start(const struct bt_public_config *config, struct bt_public_server **out,
                           struct bt_error *err) {
     struct bt_public_server *server = calloc(1, sizeof *server);
@@ -151,7 +135,8 @@ bt_status bt_public_start(const struct bt_public_config *config, struct bt_publi
     grpc_server_start(server->grpc);
     for (int i = 0; i < CALLS_ASKED_FOR; i++)
         ask_for_call(server);
-    BT_TRY_GOTO(start_thread(server, err), fail);
+    BT_TRY_GOTO(bt_rpc_start_thread(run, server, &server->thread, err), fail);
+    server->thread_runs = true;
     *out = server;
     return BT_OK;
 fail:
@@ -308,7 +293,7 @@ void bt_public_receive(struct bt_public_call *call) {
 
 static void cancel(struct bt_public_call *call, grpc_status_code code, const char *why) {
     call->over = true;
-    call->writer.at = call->writer.end = 0;
+    bt_rpc_queue_clear(&call->writer);
     pthread_mutex_lock(&call->lock);
     bt_public_call_break_locked(call, code, why);
     pthread_mutex_unlock(&call->lock);
@@ -317,7 +302,7 @@ static void cancel(struct bt_public_call *call, grpc_status_code code, const cha
 bool bt_public_send(struct bt_public_call *call, const void *bytes, size_t n_bytes) {
     if (call->over)
         return true;
-    if (!bt_public_queue_add(&call->writer, bytes, n_bytes)) {
+    if (!bt_public_call_write(call, bytes, n_bytes)) {
         cancel(call, GRPC_STATUS_RESOURCE_EXHAUSTED, "no memory for what is to be sent");
         return false;
     }
@@ -330,13 +315,13 @@ bool bt_public_send(struct bt_public_call *call, const void *bytes, size_t n_byt
 }
 
 bool bt_public_is_full(struct bt_public_call *call) {
-    size_t n = call->writer.end - call->writer.at;
+    size_t n = bt_rpc_queue_size(&call->writer);
     if (call->over || n + atomic_load(&call->n_queued) < BT_PUBLIC_FULL_BYTES)
         return false;
     /* Looked at once more under the lock: what waits may just have left, and then no send would
      * come back that could say so. */
     pthread_mutex_lock(&call->lock);
-    bool full = !call->ended && n + call->queue.end - call->queue.at >= BT_PUBLIC_FULL_BYTES;
+    bool full = !call->ended && n + bt_rpc_queue_size(&call->queue) >= BT_PUBLIC_FULL_BYTES;
     call->wants_room = call->wants_room || full;
     pthread_mutex_unlock(&call->lock);
     return full;
@@ -344,17 +329,17 @@ bool bt_public_is_full(struct bt_public_call *call) {
 
 /* Hands what this turn said to the call; false: no memory. */
 static bool hand_over_locked(struct bt_public_call *call) {
-    if (call->writer.end == call->writer.at)
+    if (!bt_rpc_queue_size(&call->writer))
         return true;
-    bool moved = bt_public_queue_move(&call->queue, &call->writer);
-    atomic_store(&call->n_queued, call->queue.end - call->queue.at);
+    bool moved = bt_rpc_queue_move(&call->queue, &call->writer);
+    atomic_store(&call->n_queued, bt_rpc_queue_size(&call->queue));
     return moved;
 }
 
 static void hand_over(struct bt_public_call *call, bool finish) {
     pthread_mutex_lock(&call->lock);
     if (call->ended) /* nobody will take it */
-        call->writer.at = call->writer.end = 0;
+        bt_rpc_queue_clear(&call->writer);
     bool moved = hand_over_locked(call);
     call->finish_given = call->finish_given || (finish && moved);
     if (moved)

@@ -95,6 +95,17 @@ static void log_line(gpr_log_func_args *args) {
         bt_rpc_log(level, "grpc: %s:%d: %.400s", file, args->line, args->message);
 }
 
+bt_status bt_rpc_start_thread(void *(*run)(void *self), void *self, pthread_t *thread,
+                              struct bt_error *err) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(thread, NULL, run, self);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failed ? bt_fail(err, BT_E_NO_MEMORY, "cannot start a thread: %s", strerror(failed))
+                  : BT_OK;
+}
+
 void bt_rpc_init(void) {
     sigset_t all, before;
     sigfillset(&all);

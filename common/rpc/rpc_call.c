@@ -64,7 +64,7 @@ void bt_rpc_call_destroy(struct bt_rpc_call *call) {
         grpc_byte_buffer_destroy(call->received);
     if (call->sent)
         grpc_byte_buffer_destroy(call->sent);
-    free(call->queue);
+    bt_rpc_queue_fini(&call->queue);
     pthread_mutex_destroy(&call->lock);
     free(call);
 }
@@ -146,7 +146,7 @@ void bt_rpc_call_break_locked(struct bt_rpc_call *call, bt_status status, const 
         bt_rpc_put_text(call->close_text, text);
     }
     call->closing = true;
-    call->queue_at = call->queue_end = 0;
+    bt_rpc_queue_clear(&call->queue);
     atomic_store(&call->n_queued, 0);
     if (call->ended)
         return;
@@ -158,57 +158,27 @@ void bt_rpc_call_break_locked(struct bt_rpc_call *call, bt_status status, const 
 /* ---- sending ---- */
 
 bool bt_rpc_call_queue_locked(struct bt_rpc_call *call, struct bt_wire_writer *writer) {
-    size_t n_queued = call->queue_end - call->queue_at;
+    struct bt_rpc_queue said = {writer->bytes, 0, writer->n_bytes, writer->capacity};
     if (writer->n_bytes == 0)
         return true;
-    if (n_queued == 0) { /* the common case: the buffers change hands */
-        uint8_t *bytes = call->queue;
-        size_t capacity = call->queue_capacity;
-        call->queue = writer->bytes;
-        call->queue_capacity = writer->capacity;
-        call->queue_at = 0;
-        call->queue_end = writer->n_bytes;
-        writer->bytes = bytes;
-        writer->capacity = capacity;
-        writer->n_bytes = 0;
-    } else {
-        if (call->queue_capacity - call->queue_end < writer->n_bytes) {
-            memmove(call->queue, call->queue + call->queue_at, n_queued);
-            call->queue_at = 0;
-            call->queue_end = n_queued;
-        }
-        if (call->queue_capacity - call->queue_end < writer->n_bytes) {
-            size_t capacity = 2 * (n_queued + writer->n_bytes);
-            uint8_t *queue = realloc(call->queue, capacity);
-            if (!queue)
-                return false;
-            call->queue = queue;
-            call->queue_capacity = capacity;
-        }
-        memcpy(call->queue + call->queue_end, writer->bytes, writer->n_bytes);
-        call->queue_end += writer->n_bytes;
-    }
-    atomic_store(&call->n_queued, call->queue_end - call->queue_at);
+    if (!bt_rpc_queue_move(&call->queue, &said))
+        return false;
+    writer->bytes = said.bytes;
+    writer->capacity = said.capacity;
+    writer->n_bytes = 0;
+    atomic_store(&call->n_queued, bt_rpc_queue_size(&call->queue));
     return true;
 }
 
 static void send_locked(struct bt_rpc_call *call) {
-    const uint8_t *bytes = call->queue + call->queue_at;
-    size_t n = bt_wire_message_bytes(bytes, call->queue_end - call->queue_at);
+    const uint8_t *bytes = call->queue.bytes + call->queue.at;
+    size_t n = bt_wire_message_bytes(bytes, bt_rpc_queue_size(&call->queue));
     grpc_slice slice = grpc_slice_malloc(n);
     memcpy(GRPC_SLICE_START_PTR(slice), bytes, n);
     call->sent = grpc_raw_byte_buffer_create(&slice, 1);
     grpc_slice_unref(slice);
-    call->queue_at += n;
-    if (call->queue_at == call->queue_end) {
-        call->queue_at = call->queue_end = 0;
-        if (call->queue_capacity > QUEUE_KEEP_BYTES) {
-            free(call->queue);
-            call->queue = NULL;
-            call->queue_capacity = 0;
-        }
-    }
-    atomic_store(&call->n_queued, call->queue_end - call->queue_at);
+    bt_rpc_queue_drop(&call->queue, n, QUEUE_KEEP_BYTES);
+    atomic_store(&call->n_queued, bt_rpc_queue_size(&call->queue));
     grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
     op.data.send_message.send_message = call->sent;
     call->sending = true;
@@ -238,7 +208,7 @@ static void finish_locked(struct bt_rpc_call *call) {
 void bt_rpc_call_pump_locked(struct bt_rpc_call *call) {
     if (call->sending || call->ended || call->finishing)
         return;
-    if (call->queue_end > call->queue_at)
+    if (bt_rpc_queue_size(&call->queue))
         send_locked(call);
     else if (call->closing)
         finish_locked(call);

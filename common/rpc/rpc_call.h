@@ -16,6 +16,7 @@
 #include "common/base/log.h"
 #include "common/base/ring.h"
 #include "common/base/status.h"
+#include "common/rpc/rpc_queue.h"
 #include "common/rpc/rpc_stream.h"
 #include "common/rpc/wire.h"
 
@@ -65,9 +66,8 @@ struct bt_rpc_call {
     bool finishing; /* the batch that says so to the peer was started */
     bool ended;     /* gRPC ended it: no batch may be started */
     grpc_byte_buffer *received, *sent;
-    uint8_t *queue; /* packed items that wait, as in a bt_wire_writer */
-    size_t queue_at, queue_end, queue_capacity;
-    uint32_t n_waiting; /* received messages that the loop has not taken */
+    struct bt_rpc_queue queue; /* packed items, as in a bt_wire_writer */
+    uint32_t n_waiting;        /* received messages that the loop has not taken */
     size_t bytes_waiting;
     uint64_t deadline_ns; /* of the dial or of closing; 0: none */
     bt_status close_status;
@@ -76,7 +76,7 @@ struct bt_rpc_call {
     int cancelled;         /* server; written by gRPC */
     grpc_status_code code; /* client; written by gRPC */
     grpc_slice detail;
-    _Atomic size_t n_queued; /* queue_end - queue_at, for the loop without the lock */
+    _Atomic size_t n_queued; /* bytes in queue, for the loop without the lock */
 };
 
 /* From the completion-queue thread to the loop. */
@@ -128,6 +128,9 @@ struct bt_rpc_streams {
  * within ten seconds; the rest is counted. Any thread. */
 void bt_rpc_log(enum bt_log_level level, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* Starts a thread that hears no signals: they are the owner's. BT_E_NO_MEMORY. */
+bt_status bt_rpc_start_thread(void *(*run)(void *self), void *self, pthread_t *thread,
+                              struct bt_error *err);
 
 /* ---- rpc_call.c: either thread where nothing else is said ---- */
 

@@ -1,8 +1,6 @@
 /* What the loop thread does with Attach streams: takes events, queues and flushes, closes. */
 #include "common/rpc/rpc_stream.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,14 +31,7 @@ bt_status bt_rpc_streams_init(struct bt_rpc_streams *streams, enum bt_wire_side 
 }
 
 bt_status bt_rpc_streams_start_thread(struct bt_rpc_streams *streams, struct bt_error *err) {
-    sigset_t all, before;
-    sigfillset(&all);
-    /* Signals are the owner's: its loop hears them. */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&streams->thread, NULL, bt_rpc_run, streams);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed)
-        return bt_fail(err, BT_E_NO_MEMORY, "cannot start a thread: %s", strerror(failed));
+    BT_TRY(bt_rpc_start_thread(bt_rpc_run, streams, &streams->thread, err));
     streams->thread_runs = true;
     return BT_OK;
 }
