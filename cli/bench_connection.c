@@ -9,6 +9,7 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 
+#include "cli/http_url.h"
 #include "cli/tls_client.h"
 
 struct bt_bench_connection {
@@ -24,57 +25,35 @@ struct bt_bench_connections {
     struct event *sweep; /* frees `dead` outside of evhttp's callbacks */
     struct bt_bench_connection *all, *idle, *dead;
     struct bt_tls_client *tls; /* NULL: plain */
-    char host[256];            /* as in the URL, for Host and the certificate */
-    char address[64];          /* what it resolved to */
-    char authority[300], prefix[256], authorization[300];
-    uint16_t port;
+    struct bt_http_url url;
+    char address[64]; /* what its host resolved to */
+    char authorization[300];
     uint32_t timeout_s;
 };
 
 /* ---- the target ---- */
 
-static bt_status parse_url(struct bt_bench_connections *c, const char *url, bool *https,
-                           struct bt_error *err) {
-    struct evhttp_uri *uri = evhttp_uri_parse(url);
-    const char *scheme = uri ? evhttp_uri_get_scheme(uri) : NULL,
-               *host = uri ? evhttp_uri_get_host(uri) : NULL,
-               *path = uri ? evhttp_uri_get_path(uri) : NULL;
-    bool plain = scheme && !strcmp(scheme, "http");
-    *https = scheme && !strcmp(scheme, "https");
-    size_t n_path = path ? strlen(path) : 0;
-    bool good = (plain || *https) && host && *host && strlen(host) < sizeof c->host && n_path < 256;
-    if (good) {
-        /* An IPv6 address stands in brackets in a URL only. */
-        bool bracket = host[0] == '[' && host[strlen(host) - 1] == ']';
-        snprintf(c->host, sizeof c->host, "%.*s", (int)strlen(host) - 2 * bracket, host + bracket);
-        int port = evhttp_uri_get_port(uri);
-        c->port = (uint16_t)(port > 0 ? port : *https ? 443 : 80);
-        snprintf(c->authority, sizeof c->authority, "%s:%u", host, c->port);
-        while (n_path && path[n_path - 1] == '/')
-            n_path--;
-        /* People give the base URL of OpenAI clients, which ends with /v1. */
-        if (n_path >= 3 && !memcmp(path + n_path - 3, "/v1", 3))
-            n_path -= 3;
-        snprintf(c->prefix, sizeof c->prefix, "%.*s", (int)n_path, path ? path : "");
-    }
-    if (uri)
-        evhttp_uri_free(uri);
-    if (!good)
+static bt_status parse_url(struct bt_bench_connections *c, const char *url, struct bt_error *err) {
+    if (!bt_http_url_parse(url, &c->url))
         return bt_fail(err, BT_E_INVALID,
                        "url \"%.100s\" is not of the form http[s]://host[:port][/path]", url);
+    /* People give the base URL of OpenAI clients, which ends with /v1. */
+    size_t n = strlen(c->url.path);
+    if (n >= 3 && !strcmp(c->url.path + n - 3, "/v1"))
+        c->url.path[n - 3] = 0;
     return BT_OK;
 }
 
 static bt_status resolve(struct bt_bench_connections *c, struct bt_error *err) {
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct addrinfo *list = NULL;
-    int code = getaddrinfo(c->host, NULL, &hints, &list);
+    int code = getaddrinfo(c->url.host, NULL, &hints, &list);
     if (code == 0)
         code = getnameinfo(list->ai_addr, list->ai_addrlen, c->address, sizeof c->address, NULL, 0,
                            NI_NUMERICHOST);
     if (list)
         freeaddrinfo(list);
-    return code ? bt_fail(err, BT_E_INVALID, "host \"%.100s\": %s", c->host, gai_strerror(code))
+    return code ? bt_fail(err, BT_E_INVALID, "host \"%.100s\": %s", c->url.host, gai_strerror(code))
                 : BT_OK;
 }
 
@@ -110,14 +89,13 @@ bt_status bt_bench_connections_create(struct event_base *base, const struct bt_b
     *out = c;
     c->base = base;
     c->timeout_s = target->timeout_s;
-    bool https = false;
-    BT_TRY(parse_url(c, target->url, &https, err));
+    BT_TRY(parse_url(c, target->url, err));
     if (target->api_key && snprintf(c->authorization, sizeof c->authorization, "Bearer %s",
                                     target->api_key) >= (int)sizeof c->authorization)
         return bt_fail(err, BT_E_INVALID, "api-key has %zu bytes, it may have at most %zu",
                        strlen(target->api_key), sizeof c->authorization - 8);
     BT_TRY(resolve(c, err));
-    if (https)
+    if (c->url.https)
         BT_TRY(bt_tls_client_open(target->ca_file, false, &c->tls, err));
     c->sweep = evtimer_new(base, on_sweep, c);
     return c->sweep ? BT_OK : bt_fail(err, BT_E_NO_MEMORY, "out of memory for connections");
@@ -137,7 +115,7 @@ void bt_bench_connections_destroy(struct bt_bench_connections *c) {
 }
 
 const char *bt_bench_connections_prefix(const struct bt_bench_connections *c) {
-    return c->prefix;
+    return c->url.path;
 }
 
 /* ---- connections ---- */
@@ -151,14 +129,14 @@ static void on_close(struct evhttp_connection *http, void *arg) {
 static struct bt_bench_connection *create(struct bt_bench_connections *c) {
     struct bt_bench_connection *connection = calloc(1, sizeof *connection);
     struct bufferevent *bev =
-        connection && c->tls ? bt_tls_client_stream(c->tls, c->base, c->host) : NULL;
+        connection && c->tls ? bt_tls_client_stream(c->tls, c->base, c->url.host) : NULL;
     if (!connection || (c->tls && !bev)) {
         free(connection);
         return NULL;
     }
     connection->owner = c;
     connection->http =
-        evhttp_connection_base_bufferevent_new(c->base, NULL, bev, c->address, c->port);
+        evhttp_connection_base_bufferevent_new(c->base, NULL, bev, c->address, c->url.port);
     if (!connection->http) {
         if (bev)
             bufferevent_free(bev);
@@ -196,7 +174,7 @@ struct bt_bench_connection *bt_bench_connection_take(struct bt_bench_connections
 int bt_bench_connection_send(struct bt_bench_connection *connection, struct evhttp_request *request,
                              enum evhttp_cmd_type type, const char *path) {
     struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
-    evhttp_add_header(headers, "Host", connection->owner->authority);
+    evhttp_add_header(headers, "Host", connection->owner->url.authority);
     evhttp_add_header(headers, "Accept", "*/*");
     if (connection->owner->authorization[0])
         evhttp_add_header(headers, "Authorization", connection->owner->authorization);

@@ -12,6 +12,7 @@
 #include <event2/http_struct.h>
 #include <event2/keyvalq_struct.h>
 
+#include "cli/http_url.h"
 #include "cli/tls_client.h"
 
 enum { TIMEOUT_S = 600, KEY_BYTES_MAX = 512, LINE_BYTES_MAX = 16 << 20 };
@@ -19,9 +20,7 @@ enum { TIMEOUT_S = 600, KEY_BYTES_MAX = 512, LINE_BYTES_MAX = 16 << 20 };
 struct bt_http_client {
     struct event_base *base;
     struct bt_tls_client *tls; /* NULL: plain */
-    const char *scheme;
-    char host[256];
-    int port;
+    struct bt_http_url url;
 };
 
 /* One request and its answer. */
@@ -36,33 +35,21 @@ struct exchange {
 
 bt_status bt_http_client_create(const char *url, struct bt_http_client **client,
                                 struct bt_error *err) {
-    struct evhttp_uri *uri = evhttp_uri_parse(url);
-    const char *scheme = uri ? evhttp_uri_get_scheme(uri) : NULL,
-               *host = uri ? evhttp_uri_get_host(uri) : NULL;
-    const char *path = uri ? evhttp_uri_get_path(uri) : NULL;
-    bool plain = scheme && !strcmp(scheme, "http"), https = scheme && !strcmp(scheme, "https");
-    bool good = (plain || https) && host && *host && strlen(host) < 256 &&
-                (!path || !*path || !strcmp(path, "/"));
-    struct bt_http_client *c = good ? calloc(1, sizeof *c) : NULL;
-    if (c) {
-        /* An IPv6 address stands in brackets in a URL only. */
-        bool bracket = host[0] == '[' && host[strlen(host) - 1] == ']';
-        snprintf(c->host, sizeof c->host, "%.*s", (int)strlen(host) - 2 * bracket, host + bracket);
-        c->port = evhttp_uri_get_port(uri) >= 0 ? evhttp_uri_get_port(uri) : https ? 443 : 80;
-        c->scheme = https ? "https" : "http";
-        c->base = event_base_new();
-    }
-    if (uri)
-        evhttp_uri_free(uri);
-    if (!good)
+    struct bt_http_url parts;
+    if (!bt_http_url_parse(url, &parts) || parts.path[0])
         return bt_fail(err, BT_E_INVALID,
                        "url \"%.100s\" is not of the form http://host:port or https://host:port",
                        url);
+    struct bt_http_client *c = calloc(1, sizeof *c);
+    if (c) {
+        c->url = parts;
+        c->base = event_base_new();
+    }
     if (!c || !c->base) {
         bt_http_client_destroy(c);
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP client");
     }
-    bt_status status = https ? bt_tls_client_open(NULL, false, &c->tls, err) : BT_OK;
+    bt_status status = parts.https ? bt_tls_client_open(NULL, false, &c->tls, err) : BT_OK;
     if (status < 0)
         bt_http_client_destroy(c);
     else
@@ -156,10 +143,8 @@ static bt_status send_and_wait(struct exchange *x, struct evhttp_connection *con
     struct evhttp_request *request = evhttp_request_new(on_done, x);
     if (!request)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for an HTTP request");
-    const char *scheme = x->client->scheme;
-    char host[280];
-    snprintf(host, sizeof host, strchr(x->client->host, ':') ? "[%s]:%d" : "%s:%d", x->client->host,
-             x->client->port);
+    const char *scheme = x->client->url.https ? "https" : "http";
+    const char *host = x->client->url.authority;
     struct evkeyvalq *headers = evhttp_request_get_output_headers(request);
     evhttp_add_header(headers, "Host", host);
     evhttp_add_header(headers, "Connection", "close");
@@ -198,12 +183,11 @@ bt_status bt_http_client_request(struct bt_http_client *client,
     struct exchange x = {.client = client, .on_line = on_line, .arg = arg, .answer = answer};
     x.rest = evbuffer_new();
     struct bufferevent *bev =
-        client->tls ? bt_tls_client_stream(client->tls, client->base, client->host) : NULL;
+        client->tls ? bt_tls_client_stream(client->tls, client->base, client->url.host) : NULL;
     struct evhttp_connection *connection =
-        client->tls && !bev
-            ? NULL
-            : evhttp_connection_base_bufferevent_new(client->base, NULL, bev, client->host,
-                                                     (unsigned short)client->port);
+        client->tls && !bev ? NULL
+                            : evhttp_connection_base_bufferevent_new(
+                                  client->base, NULL, bev, client->url.host, client->url.port);
     if (bev && !connection)
         bufferevent_free(bev);
     bt_status status;

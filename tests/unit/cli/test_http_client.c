@@ -163,7 +163,7 @@ static void test_nobody_listens(void **state) {
 
 static void test_urls(void **state) {
     (void)state;
-    static const char *const bad[] = {"",        "127.0.0.1:80", "ftp://a",
+    static const char *const bad[] = {"",        "127.0.0.1:80", "ftp://a",       "http://a:0",
                                       "http://", "http://a/b",   "http://a:99999"};
     struct bt_http_client *client = NULL;
     struct bt_error err;
