@@ -218,6 +218,24 @@ static inline void attach(struct harness *h, uint32_t slot, const char *name, ui
     say(h, slot, &msg);
 }
 
+/* A core with prefill worker P in slot 0 and decode worker D in slot 1; NULL: small_config. */
+enum { P = 0, D = 1 };
+
+static inline struct harness *harness_start(const struct bt_router_config *config) {
+    const struct bt_router_config small = small_config();
+    struct harness *h = calloc(1, sizeof *h);
+    harness_init(h, config ? config : &small);
+    attach(h, P, "p0", 10, BT_ROLE_PREFILL);
+    attach(h, D, "d0", 20, BT_ROLE_DECODE);
+    clear(h);
+    return h;
+}
+
+static inline void harness_finish(struct harness *h) {
+    harness_fini(h);
+    free(h);
+}
+
 static inline void stream_end(struct harness *h, uint32_t slot) {
     bt_router_core_worker_closed(h->core, h->now_us, slot);
     drain(h);

@@ -1,8 +1,6 @@
 /* What submit refuses, with which status and sentence, and what the bounds are. */
 #include "harness.h"
 
-enum { P = 0, D = 1 };
-
 static bt_status try_submit(struct harness *h, uint32_t n, uint32_t max, struct bt_error *err) {
     struct bt_submit what = submit_of(sample_prompt, n, max);
     struct bt_request *req = NULL;
@@ -10,19 +8,6 @@ static bt_status try_submit(struct harness *h, uint32_t n, uint32_t max, struct 
     bt_status status = bt_router_core_submit(h->core, h->now_us, &what, &req, err);
     drain(h);
     return status;
-}
-
-static struct harness *start(const struct bt_router_config *config) {
-    struct harness *h = calloc(1, sizeof *h);
-    harness_init(h, config);
-    attach(h, P, "p0", 10, BT_ROLE_PREFILL);
-    attach(h, D, "d0", 20, BT_ROLE_DECODE);
-    return h;
-}
-
-static void finish(struct harness *h) {
-    harness_fini(h);
-    free(h);
 }
 
 static void test_without_workers(void **state) {
@@ -37,7 +22,7 @@ static void test_without_workers(void **state) {
     assert_int_equal(try_submit(h, 4, 4, &err), BT_E_UNAVAILABLE);
     assert_non_null(strstr(err.text, "no prefill worker"));
     assert_int_equal(bt_router_core_counters(h->core)->refused_unavailable, 2);
-    finish(h);
+    harness_finish(h);
     config.disaggregate = BT_DISAGGREGATE_AUTO;
     h = calloc(1, sizeof *h);
     harness_init(h, &config);
@@ -45,13 +30,13 @@ static void test_without_workers(void **state) {
     assert_int_equal(try_submit(h, 100, 4, &err), BT_OK);
     assert_true(sent_to(h, D, BT_MSG_RESERVE)->msg.work.prefill_here);
     assert_true(bt_id_is_zero(sent_to(h, D, BT_MSG_RESERVE)->msg.work.peer));
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_lengths(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_error err;
     assert_int_equal(try_submit(h, 0, 4, &err), BT_E_INVALID);
     assert_int_equal(try_submit(h, 96, 4001, &err), BT_E_TOO_LARGE);
@@ -75,26 +60,26 @@ static void test_lengths(void **state) {
     struct bt_request *req = submit(h, 100, 0);
     assert_int_equal(req->sampling.max_tokens, 28);
     assert_int_equal(bt_router_core_counters(h->core)->refused_invalid, 5);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_max_context_of_the_config(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.max_context = 64;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_error err;
     assert_int_equal(bt_router_core_context(h->core), 64);
     assert_int_equal(try_submit(h, 60, 5, &err), BT_E_TOO_LARGE);
     assert_int_equal(try_submit(h, 60, 4, &err), BT_OK);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_full(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.max_queued = 3;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_error err;
     status_free(h, D, 0);
     for (int i = 0; i < 3; i++)
@@ -113,14 +98,14 @@ static void test_full(void **state) {
         assert_true(id >> 20 > last);
         last = id >> 20;
     }
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_short_prompts_pass_those_that_wait_for_a_prefill_worker(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.disaggregate = BT_DISAGGREGATE_AUTO;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_msg busy = {.type = BT_MSG_STATUS};
     busy.status.census = (struct bt_census){.total = 256, .free = 256};
     busy.status.backlog_tokens = 5000;
@@ -141,14 +126,14 @@ static void test_short_prompts_pass_those_that_wait_for_a_prefill_worker(void **
     status_free(h, P, 256);
     assert_int_equal(sent_nth(h, P, BT_MSG_PREFILL, 0)->msg.work.key.request, first->id);
     assert_int_equal(sent_nth(h, P, BT_MSG_PREFILL, 1)->msg.work.key.request, second->id);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_token_budget(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.token_budget = 310;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_error err;
     struct bt_request *req = submit(h, 100, 55);
     assert_int_equal(try_submit(h, 100, 87, &err), BT_E_FULL);
@@ -158,14 +143,14 @@ static void test_token_budget(void **state) {
     bt_router_core_cancel(h->core, h->now_us, req);
     drain(h);
     assert_int_equal(try_submit(h, 1, 1, &err), BT_OK);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_requests_are_bounded(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.max_requests = 2;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     struct bt_error err;
     struct bt_request *a = submit(h, 10, 4);
     submit(h, 10, 4);
@@ -180,14 +165,14 @@ static void test_requests_are_bounded(void **state) {
     token(h, D, (struct bt_attempt){id, 1}, 0, 5, BT_FINISH_NONE);
     assert_int_equal(bt_router_core_counters(h->core)->tokens_stale, 1);
     assert_int_equal(h->n_emits, 0);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_records_and_live_ones(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.n_records = 2;
-    struct harness *h = start(&config);
+    struct harness *h = harness_start(&config);
     uint64_t ids[3];
     for (int i = 0; i < 3; i++) {
         struct bt_request *req = submit(h, 10, 4);
@@ -210,7 +195,7 @@ static void test_records_and_live_ones(void **state) {
     const uint32_t slots[] = {P, D};
     pass(h, 1100, slots, 2);
     assert_int_equal(bt_router_core_counters(h->core)->slow[BT_SLOW_NOT][BT_STAGE_NONE], 3);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_config_is_checked_by_name(void **state) {

@@ -6,7 +6,7 @@
 #include "router/prompt.h"
 #include "router/shell.h"
 
-enum { P = 0, D = 1, PIECES = 512, CHOICES = 10 };
+enum { PIECES = 512, CHOICES = 10 };
 
 static struct harness h;
 static struct bt_shell shell;

@@ -2,7 +2,7 @@
  * each state. */
 #include "harness.h"
 
-enum { P = 0, D = 1, D2 = 2, P2 = 3 };
+enum { D2 = 2, P2 = 3 };
 
 static void start(struct harness *h) {
     struct bt_router_config config = small_config();

@@ -1,26 +1,7 @@
 /* Further choices: they wait for their leader's cache, go where it is, and outlive their leader. */
 #include "harness.h"
 
-enum { P = 0, D = 1, D2 = 2 };
-
-static struct harness *start_with(const struct bt_router_config *config) {
-    struct harness *h = calloc(1, sizeof *h);
-    harness_init(h, config);
-    attach(h, P, "p0", 10, BT_ROLE_PREFILL);
-    attach(h, D, "d0", 20, BT_ROLE_DECODE);
-    clear(h);
-    return h;
-}
-
-static struct harness *start(void) {
-    struct bt_router_config config = small_config();
-    return start_with(&config);
-}
-
-static void finish(struct harness *h) {
-    harness_fini(h);
-    free(h);
-}
+enum { D2 = 2 };
 
 static bool waits(const struct bt_request *req) {
     return req->state == BT_REQUEST_QUEUED && req->leader != BT_NO_REQUEST;
@@ -37,7 +18,7 @@ static void end_of(struct harness *h, struct bt_request *req) {
 
 static void test_one_prefill_and_one_transfer_for_all(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 8), *followers[3];
     for (int i = 0; i < 3; i++) {
         followers[i] = submit_follower(h, leader, 8);
@@ -66,25 +47,25 @@ static void test_one_prefill_and_one_transfer_for_all(void **state) {
     /* One that comes now finds it there as well. */
     struct bt_request *late = submit_follower(h, leader, 8);
     assert_int_equal(late->placement, BT_PLACE_LOCAL_CHOICE);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_a_leader_computed_by_its_decode_worker(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.disaggregate = BT_DISAGGREGATE_NEVER;
-    struct harness *h = start_with(&config);
+    struct harness *h = harness_start(&config);
     struct bt_request *leader = submit(h, 40, 1), *follower = submit_follower(h, leader, 8);
     assert_true(waits(follower));
     token(h, D, key_of(leader), 0, 500, BT_FINISH_LENGTH);
     assert_int_equal(h->n_ends, 1);
     assert_int_equal(follower->placement, BT_PLACE_LOCAL_CHOICE);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_no_room_where_the_cache_is(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 200), *follower = submit_follower(h, leader, 200);
     reserved(h, D, key_of(leader), true, 0);
     attach(h, D2, "d1", 30, BT_ROLE_DECODE);
@@ -93,9 +74,9 @@ static void test_no_room_where_the_cache_is(void **state) {
     token(h, D, key_of(leader), 0, 500, BT_FINISH_NONE);
     assert_int_equal(follower->placement, BT_PLACE_SPLIT);
     assert_string_equal(follower->d_name, "d1");
-    finish(h);
+    harness_finish(h);
 
-    h = start();
+    h = harness_start(NULL);
     leader = submit(h, 40, 200), follower = submit_follower(h, leader, 200);
     reserved(h, D, key_of(leader), true, 0);
     attach(h, D2, "d1", 30, BT_ROLE_DECODE);
@@ -109,13 +90,13 @@ static void test_no_room_where_the_cache_is(void **state) {
     pass(h, 300, slots, 3);
     assert_int_equal(follower->attempt, 2);
     assert_int_equal(follower->placement, BT_PLACE_SPLIT);
-    finish(h);
+    harness_finish(h);
 }
 
 /* Without a word of the prefix table it is believed for a second only. */
 static void test_what_was_there_may_be_gone(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 200), *follower = submit_follower(h, leader, 200);
     reserved(h, D, key_of(leader), true, 0);
     status_free(h, D, 0);
@@ -131,12 +112,12 @@ static void test_what_was_there_may_be_gone(void **state) {
     }
     status_free(h, D, 100);
     assert_int_equal(follower->placement, BT_PLACE_SPLIT);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_a_lost_attempt_of_the_leader(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 8), *follower = submit_follower(h, leader, 8);
     reserved(h, D, key_of(leader), true, 0);
     ended(h, D, key_of(leader), BT_END_CHECKSUM);
@@ -148,13 +129,13 @@ static void test_a_lost_attempt_of_the_leader(void **state) {
     assert_true(waits(follower));
     token(h, D, key_of(leader), 0, 500, BT_FINISH_NONE);
     assert_int_equal(follower->placement, BT_PLACE_LOCAL_CHOICE);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_an_heir_leads_the_others(void **state) {
     (void)state;
     for (int queued = 0; queued < 2; queued++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         if (queued)
             status_free(h, D, 0);
         struct bt_request *leader = submit(h, 40, 8), *f[3];
@@ -176,13 +157,13 @@ static void test_an_heir_leads_the_others(void **state) {
         token(h, D, key_of(f[0]), 0, 500, BT_FINISH_NONE);
         assert_int_equal(f[2]->placement, BT_PLACE_LOCAL_CHOICE);
         assert_int_equal(placed(h, BT_PLACE_LOCAL_CHOICE), 1);
-        finish(h);
+        harness_finish(h);
     }
 }
 
 static void test_a_prompt_that_kills_is_not_tried_by_others(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     attach(h, D2, "d1", 30, BT_ROLE_DECODE);
     struct bt_request *leader = submit(h, 40, 8);
     submit_follower(h, leader, 8);
@@ -198,13 +179,13 @@ static void test_a_prompt_that_kills_is_not_tried_by_others(void **state) {
     for (int i = 0; i < 3; i++)
         assert_int_equal(h->ends[i].status, BT_E_PEER_GONE);
     assert_int_equal(bt_router_core_counters(h->core)->poisoned, 3);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_their_deadlines(void **state) {
     (void)state;
     /* The leader has no place: they wait as long as it may, and no longer. */
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     status_free(h, D, 0);
     struct bt_request *leader = submit(h, 40, 8);
     submit_follower(h, leader, 8);
@@ -218,10 +199,10 @@ static void test_their_deadlines(void **state) {
     assert_int_equal(h->n_ends, 2);
     assert_int_equal(h->ends[0].status, BT_E_DEADLINE);
     assert_int_equal(h->ends[1].status, BT_E_DEADLINE);
-    finish(h);
+    harness_finish(h);
 
     /* The leader's prompt takes longer than the queue's bound: that is no wait for a place. */
-    h = start();
+    h = harness_start(NULL);
     leader = submit(h, 40, 8);
     struct bt_request *follower = submit_follower(h, leader, 8);
     reserved(h, D, key_of(leader), true, 0);
@@ -239,24 +220,24 @@ static void test_their_deadlines(void **state) {
     assert_int_equal(h->ends[0].status, BT_E_DEADLINE);
     token(h, D, key_of(leader), 0, 500, BT_FINISH_NONE);
     assert_int_equal(follower->placement, BT_PLACE_LOCAL_CHOICE);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_others_do_not_wait_behind_them(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 8), *follower = submit_follower(h, leader, 8);
     struct bt_request *other = submit(h, 20, 8);
     assert_true(waits(follower));
     assert_int_equal(other->state, BT_REQUEST_RESERVING);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_a_group_is_bounded(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.max_requests = config.max_queued = 200;
-    struct harness *h = start_with(&config);
+    struct harness *h = harness_start(&config);
     struct bt_request *leader = submit(h, 40, 8), *last = NULL;
     for (int i = 0; i < BT_CHOICES; i++)
         last = submit_follower(h, leader, 8);
@@ -266,23 +247,23 @@ static void test_a_group_is_bounded(void **state) {
     /* There is room again when one has left. */
     end_of(h, last);
     assert_true(waits(submit_follower(h, leader, 8)));
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_a_leader_that_has_ended(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *leader = submit(h, 40, 8);
     end_of(h, leader);
     assert_int_equal(leader->state, BT_REQUEST_ENDED);
     struct bt_request *follower = submit_follower(h, leader, 8);
     assert_int_equal(follower->placement, BT_PLACE_SPLIT);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_what_a_record_says_of_the_wait(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     status_free(h, D, 0);
     struct bt_request *req = submit(h, 40, 8);
     const uint32_t p = P;
@@ -291,13 +272,13 @@ static void test_what_a_record_says_of_the_wait(void **state) {
     struct bt_request_record record;
     assert_true(bt_router_core_record(h->core, h->now_us, 0, &record));
     assert_int_equal(record.span_us[BT_SPAN_QUEUE], 100000);
-    finish(h);
+    harness_finish(h);
 }
 
 /* A choice waits for a place as long as its leader does; the rest is its prompt being computed. */
 static void test_where_a_choice_spent_its_time(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     status_free(h, D, 0);
     struct bt_request *leader = submit(h, 40, 2), *follower = submit_follower(h, leader, 1);
     h->now_us += 30000;
@@ -315,7 +296,7 @@ static void test_where_a_choice_spent_its_time(void **state) {
     assert_int_equal(record.start_us[BT_SPAN_QUEUE], 30000);
     assert_int_equal(record.start_us[BT_SPAN_PREFILL], 200000);
     assert_int_equal(record.total_us, 231000);
-    finish(h);
+    harness_finish(h);
 }
 
 /* The last one of a group was not alone: nothing is learnt from its long start. */
@@ -323,7 +304,7 @@ static void test_a_choice_is_no_measure(void **state) {
     (void)state;
     struct bt_router_config config = small_config();
     config.disaggregate = BT_DISAGGREGATE_NEVER;
-    struct harness *h = start_with(&config);
+    struct harness *h = harness_start(&config);
     const uint32_t slots[] = {P, D};
     for (int with_others = 1; with_others >= 0; with_others--) {
         for (int i = 0; i < 6; i++) {
@@ -341,7 +322,7 @@ static void test_a_choice_is_no_measure(void **state) {
         }
         assert_int_equal(bt_router_core_ttft_target_us(h->core, 40) != 0, !with_others);
     }
-    finish(h);
+    harness_finish(h);
 }
 
 int main(void) {

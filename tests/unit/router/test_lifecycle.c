@@ -4,28 +4,15 @@
 
 #include "router/lifecycle.h"
 
-enum { P = 0, D = 1 };
-
 /* Counts of all cores of this program, pair by pair. */
 static uint64_t reached[BT_LIFECYCLE_PAIRS];
-
-static struct harness *start(void) {
-    struct harness *h = calloc(1, sizeof *h);
-    struct bt_router_config config = small_config();
-    harness_init(h, &config);
-    attach(h, P, "p0", 10, BT_ROLE_PREFILL);
-    attach(h, D, "d0", 20, BT_ROLE_DECODE);
-    clear(h);
-    return h;
-}
 
 static void finish(struct harness *h) {
     uint32_t n = 0;
     const uint32_t *counts = bt_router_core_coverage(h->core, &n);
     for (uint32_t i = 0; i < BT_LIFECYCLE_PAIRS && i < n; i++)
         reached[i] += counts[i];
-    harness_fini(h);
-    free(h);
+    harness_finish(h);
 }
 
 static struct bt_request *bring_to(struct harness *h, enum bt_request_state to) {
@@ -48,7 +35,7 @@ static struct bt_request *bring_to(struct harness *h, enum bt_request_state to) 
 
 /* What is expected of an Ended that says `end` from a worker of that role. */
 static void check_end(enum bt_request_state from, enum bt_end end, bool from_p) {
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, from);
     ended(h, from_p ? P : D, key_of(req), end);
     bool computes = from_p ? from <= BT_REQUEST_PREFILLING
@@ -98,7 +85,7 @@ static void test_death_in_every_state(void **state) {
     (void)state;
     for (int from = BT_REQUEST_RESERVING; from <= BT_REQUEST_ASKING; from++) {
         for (int p_dies = 0; p_dies < 2; p_dies++) {
-            struct harness *h = start();
+            struct harness *h = harness_start(NULL);
             struct bt_request *req = bring_to(h, from);
             bool p_open = req->p_open;
             stream_end(h, p_dies ? P : D);
@@ -125,7 +112,7 @@ static void test_death_in_every_state(void **state) {
 
 static void test_the_answers_to_pgone(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_ASKING);
     live(h, D, key_of(req));
     assert_int_equal(req->state, BT_REQUEST_STREAMING);
@@ -133,7 +120,7 @@ static void test_the_answers_to_pgone(void **state) {
     live(h, D, key_of(req)); /* again: nothing */
     finish(h);
 
-    h = start();
+    h = harness_start(NULL);
     req = bring_to(h, BT_REQUEST_ASKING);
     token(h, D, key_of(req), 0, 500, BT_FINISH_NONE);
     assert_int_equal(req->state, BT_REQUEST_STREAMING);
@@ -142,7 +129,7 @@ static void test_the_answers_to_pgone(void **state) {
     finish(h);
 
     /* D refuses Reserve while the question is on its way. */
-    h = start();
+    h = harness_start(NULL);
     req = bring_to(h, BT_REQUEST_RESERVING);
     ended(h, P, key_of(req), BT_END_FULL);
     assert_int_equal(req->state, BT_REQUEST_ASKING);
@@ -151,7 +138,7 @@ static void test_the_answers_to_pgone(void **state) {
     finish(h);
 
     /* Or accepts it. */
-    h = start();
+    h = harness_start(NULL);
     req = bring_to(h, BT_REQUEST_RESERVING);
     ended(h, P, key_of(req), BT_END_FULL);
     reserved(h, D, key_of(req), true, 0);
@@ -161,7 +148,7 @@ static void test_the_answers_to_pgone(void **state) {
 
 static void test_a_question_lost_with_the_stream_is_asked_again(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_ASKING);
     stream_end(h, D);
     attach(h, 2, "d0", 20, BT_ROLE_DECODE);
@@ -177,7 +164,7 @@ static void test_a_question_lost_with_the_stream_is_asked_again(void **state) {
 static void test_unasked_words_change_nothing(void **state) {
     (void)state;
     for (int from = BT_REQUEST_RESERVING; from <= BT_REQUEST_STREAMING; from++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_request *req = bring_to(h, from);
         struct bt_attempt key = key_of(req);
         live(h, D, key);
@@ -197,13 +184,13 @@ static void test_unasked_words_change_nothing(void **state) {
         finish(h);
     }
     /* It can never run there: no other attempt. */
-    struct harness *never = start();
+    struct harness *never = harness_start(NULL);
     struct bt_request *too_long = bring_to(never, BT_REQUEST_RESERVING);
     reserved(never, D, key_of(too_long), false, BT_END_INVALID);
     assert_int_equal(never->ends[0].status, BT_E_TOO_LARGE);
     finish(never);
     /* D takes its word back: the attempt is lost. */
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_PREFILLING);
     reserved(h, D, key_of(req), false, BT_END_FULL);
     assert_int_equal(req->state, BT_REQUEST_QUEUED);
@@ -213,14 +200,14 @@ static void test_unasked_words_change_nothing(void **state) {
 static void test_tokens_in_every_state(void **state) {
     (void)state;
     for (int from = BT_REQUEST_RESERVING; from <= BT_REQUEST_ASKING; from++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_request *req = bring_to(h, from);
         token(h, D, key_of(req), 0, 500, BT_FINISH_NONE);
         assert_int_equal(req->state, BT_REQUEST_STREAMING);
         finish(h);
         if (from == BT_REQUEST_ASKING)
             continue;
-        h = start();
+        h = harness_start(NULL);
         req = bring_to(h, from);
         token(h, P, key_of(req), 0, 500, BT_FINISH_NONE);
         assert_int_equal(req->state, from == BT_REQUEST_STREAMING ? BT_REQUEST_STREAMING
@@ -231,7 +218,7 @@ static void test_tokens_in_every_state(void **state) {
 
 static void test_refused_is_tried_again_within_the_budget(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *first = bring_to(h, BT_REQUEST_RESERVING);
     struct bt_request *second = submit(h, 40, 8);
     reserved(h, D, key_of(first), false, BT_END_FULL);
@@ -256,7 +243,7 @@ static void test_refused_is_tried_again_within_the_budget(void **state) {
 
 static void test_enough_failures_end_it(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_RESERVING);
     const uint32_t slots[] = {P, D};
     for (int i = 0; i < 20 && !h->n_ends; i++) {
@@ -272,7 +259,7 @@ static void test_enough_failures_end_it(void **state) {
 
 static void test_two_deaths_end_it(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     attach(h, 2, "d1", 30, BT_ROLE_DECODE);
     struct bt_request *req = bring_to(h, BT_REQUEST_STREAMING);
     const uint32_t slots[] = {P, D, 2};
@@ -297,7 +284,7 @@ static void test_two_deaths_end_it(void **state) {
 
 static void test_the_queue_has_its_own_deadline(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_QUEUED);
     (void)req;
     for (int i = 0; i < 700 && !h->n_ends; i++) {
@@ -312,7 +299,7 @@ static void test_the_queue_has_its_own_deadline(void **state) {
     finish(h);
 
     /* One that lost its place waits for as long as there is somebody to wait for. */
-    h = start();
+    h = harness_start(NULL);
     req = bring_to(h, BT_REQUEST_STREAMING);
     stream_end(h, D);
     const uint32_t p = P;
@@ -324,7 +311,7 @@ static void test_the_queue_has_its_own_deadline(void **state) {
 
 static void test_the_marked_pair_is_avoided(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_PREFILLING);
     ended(h, D, key_of(req), BT_END_LINK);
     assert_int_equal(req->state, BT_REQUEST_QUEUED);
@@ -341,7 +328,7 @@ static void test_clients_events_in_every_state(void **state) {
     (void)state;
     for (int from = BT_REQUEST_QUEUED; from <= BT_REQUEST_ASKING; from++) {
         for (int what = 0; what < 3; what++) {
-            struct harness *h = start();
+            struct harness *h = harness_start(NULL);
             struct bt_request *req = bring_to(h, from);
             if (what == 0)
                 bt_router_core_cancel(h->core, h->now_us, req);
@@ -360,7 +347,7 @@ static void test_clients_events_in_every_state(void **state) {
             finish(h);
         }
     }
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = bring_to(h, BT_REQUEST_STREAMING);
     bt_router_core_cancel(h->core, h->now_us, req);
     bt_router_core_stop(h->core, h->now_us, req);
@@ -386,7 +373,7 @@ static struct bt_request *bring_to_served(struct harness *h, struct bt_request *
 static void test_a_served_leader_waits_for_its_decode_worker(void **state) {
     (void)state;
     for (int what = 0; what < BT_END_COUNT + 4; what++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_request *follower;
         struct bt_request *leader = bring_to_served(h, &follower);
         struct bt_attempt key = key_of(leader);
@@ -444,7 +431,7 @@ static void test_scores_in_every_state(void **state) {
     for (int from = BT_REQUEST_RESERVING; from <= BT_REQUEST_STREAMING; from++) {
         if (from == BT_REQUEST_TRANSFERRING)
             continue;
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_submit what = submit_of(sample_prompt, 40, 8);
         what.sampling.prompt_logprobs = 1;
         struct bt_request *req = submit_this(h, &what);

@@ -1,22 +1,7 @@
 /* Logprobs of tokens and prompts, and logit bias, on their way through the core. */
 #include "harness.h"
 
-enum { P = 0, D = 1, D2 = 2, N_PROMPT = 40 };
-
-static struct harness *start(void) {
-    struct harness *h = calloc(1, sizeof *h);
-    struct bt_router_config config = small_config();
-    harness_init(h, &config);
-    attach(h, P, "p0", 10, BT_ROLE_PREFILL);
-    attach(h, D, "d0", 20, BT_ROLE_DECODE);
-    clear(h);
-    return h;
-}
-
-static void finish(struct harness *h) {
-    harness_fini(h);
-    free(h);
-}
+enum { D2 = 2, N_PROMPT = 40 };
 
 static struct bt_logprobs logprobs_of(int i) {
     return (struct bt_logprobs){
@@ -55,7 +40,7 @@ static struct bt_request *ask(struct harness *h, uint8_t logprobs, uint8_t promp
 
 static void test_through_the_fence(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = ask(h, 2, 0);
     struct bt_attempt key = key_of(req);
     token_with(h, D, key, 2, BT_FINISH_NONE);
@@ -71,34 +56,34 @@ static void test_through_the_fence(void **state) {
         assert_true(h->emits[i].logprobs.logprob == (float)-i);
     }
     assert_int_equal(h->n_ends, 1);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_not_asked_not_given(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = ask(h, 0, 0);
     token_with(h, P, key_of(req), 0, BT_FINISH_NONE);
     assert_int_equal(h->n_emits, 1);
     assert_false(h->emits[0].has_logprobs);
     assert_int_equal(sent_to(h, D, BT_MSG_RESERVE)->msg.work.sampling.logprobs, 0);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_missing_ones_are_a_fault(void **state) {
     (void)state;
     for (uint32_t slot = P; slot <= D; slot++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_request *req = ask(h, 1, 0);
         token(h, slot, key_of(req), 0, 500, BT_FINISH_NONE);
         assert_int_equal(h->n_emits, 0);
         assert_int_equal(h->n_closed, 1);
         assert_non_null(strstr(h->closed, "has no logprobs"));
         assert_int_equal(req->state, BT_REQUEST_RESERVING);
-        finish(h);
+        harness_finish(h);
     }
     /* The rows before it count, those after it do not. */
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = ask(h, 1, 0);
     struct bt_logprobs logprobs = logprobs_of(0);
     struct bt_token rows[3] = {{.key = key_of(req), .index = 0, .logprobs = &logprobs},
@@ -109,12 +94,12 @@ static void test_missing_ones_are_a_fault(void **state) {
     say(h, D, &msg);
     assert_int_equal(h->n_emits, 1);
     assert_int_equal(h->n_closed, 1);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_scores_come_once_and_in_order(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     attach(h, D2, "d1", 30, BT_ROLE_DECODE);
     struct bt_request *req = ask(h, 0, 3);
     assert_int_equal(req->placement, BT_PLACE_LOCAL_SCORES);
@@ -153,7 +138,7 @@ static void test_scores_come_once_and_in_order(void **state) {
     assert_int_equal(req->placement, BT_PLACE_SPLIT);
     assert_int_equal(sent_to(h, P, BT_MSG_PREFILL)->msg.work.sampling.prompt_logprobs, 0);
     assert_int_equal(h->n_closed, 0);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_lies_about_scores(void **state) {
@@ -166,38 +151,38 @@ static void test_lies_about_scores(void **state) {
         {39, 2, "39 to 40"},   {UINT32_MAX, 2, "positions 4294"}, {1, 20000, "20000 rows"},
     };
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
-        struct harness *h = start();
+        struct harness *h = harness_start(NULL);
         struct bt_request *req = ask(h, 0, 1);
         scores(h, D, key_of(req), lies[i].first, lies[i].n);
         assert_int_equal(h->n_closed, 1);
         if (!strstr(h->closed, lies[i].word))
             fail_msg("lie %zu: %s", i, h->closed);
         assert_int_equal(h->n_scores, 0);
-        finish(h);
+        harness_finish(h);
     }
     /* A token before the last of them. */
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = ask(h, 0, 1);
     scores(h, D, key_of(req), 1, N_PROMPT - 2);
     token(h, D, key_of(req), 0, 500, BT_FINISH_NONE);
     assert_int_equal(h->n_closed, 1);
     assert_non_null(strstr(h->closed, "38 of 39"));
     assert_int_equal(h->n_emits, 0);
-    finish(h);
+    harness_finish(h);
     /* Nobody asked. */
     for (uint32_t slot = P; slot <= D; slot++) {
-        h = start();
+        h = harness_start(NULL);
         req = ask(h, 0, 0);
         scores(h, slot, key_of(req), 1, 1);
         assert_int_equal(h->n_closed, 1);
         assert_non_null(strstr(h->closed, "not asked for"));
-        finish(h);
+        harness_finish(h);
     }
 }
 
 static void test_a_prompt_of_one_token_has_no_scores(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_submit what = submit_of(sample_prompt, 1, 8);
     what.sampling.prompt_logprobs = 1;
     struct bt_request *req = submit_this(h, &what);
@@ -205,12 +190,12 @@ static void test_a_prompt_of_one_token_has_no_scores(void **state) {
     assert_int_equal(sent_to(h, D, BT_MSG_RESERVE)->msg.work.sampling.prompt_logprobs, 0);
     token(h, P, key_of(req), 0, 500, BT_FINISH_NONE);
     assert_int_equal(h->n_emits, 1);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_a_stopped_request_gives_no_more(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_request *req = ask(h, 0, 1);
     struct bt_logprobs rows[1] = {logprobs_of(1)};
     struct bt_msg msg = {.type = BT_MSG_SCORES};
@@ -220,12 +205,12 @@ static void test_a_stopped_request_gives_no_more(void **state) {
     drain(h);
     assert_int_equal(h->n_scores, 0);
     assert_int_equal(h->n_ends, 1);
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_bias_is_kept_and_given_to_both(void **state) {
     (void)state;
-    struct harness *h = start();
+    struct harness *h = harness_start(NULL);
     struct bt_logit_bias bias[BT_LOGIT_BIASES];
     for (int i = 0; i < BT_LOGIT_BIASES; i++)
         bias[i] = (struct bt_logit_bias){3 * i, (float)(i % 200) - 100.0f};
@@ -256,7 +241,7 @@ static void test_bias_is_kept_and_given_to_both(void **state) {
     struct bt_error err = {0};
     assert_int_equal(bt_router_core_submit(h->core, h->now_us, &what, &req, &err), BT_E_INVALID);
     assert_non_null(strstr(err.text, "301"));
-    finish(h);
+    harness_finish(h);
 }
 
 static void test_bias_counts_in_the_budget(void **state) {
@@ -277,7 +262,7 @@ static void test_bias_counts_in_the_budget(void **state) {
     drain(h);
     what.sampling.n_bias = 200;
     submit_this(h, &what);
-    finish(h);
+    harness_finish(h);
 }
 
 int main(void) {

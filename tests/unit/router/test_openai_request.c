@@ -5,23 +5,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "router/openai_request.h"
-
-enum { VOCAB = 100 };
-
-struct parsed {
-    bt_status status;
-    struct bt_openai_request request;
-    struct bt_generate_fault fault;
-    struct bt_error err;
-};
-
-static struct parsed parse(enum bt_openai_kind kind, const char *body) {
-    struct parsed p = {0};
-    p.status = bt_openai_request_parse(kind, (struct bt_slice){body, strlen(body)}, VOCAB, true,
-                                       &p.request, &p.fault, &p.err);
-    return p;
-}
+#include "openai_parse.h"
 
 static void expect_refused(enum bt_openai_kind kind, const char *body, const char *param,
                            const char *words) {

@@ -1,7 +1,7 @@
 /* Where a request's time went, as the core sees it: stages that add up, whatever happened. */
 #include "harness.h"
 
-enum { P = 0, D = 1, D2 = 2, P2 = 3 };
+enum { D2 = 2, P2 = 3 };
 
 static void start(struct harness *h, enum bt_disaggregate mode, bool two) {
     struct bt_router_config config = small_config();

@@ -3,8 +3,6 @@
 
 #include "router/worker_table.h"
 
-enum { P = 0, D = 1 };
-
 static struct harness *start(void) {
     struct harness *h = calloc(1, sizeof *h);
     struct bt_router_config config = small_config();
@@ -20,8 +18,7 @@ static void finish(struct harness *h) {
     const uint32_t *counts = bt_router_core_coverage(h->core, &n);
     for (uint32_t i = 0; i < BT_WORKER_PAIRS; i++)
         reached[i] += counts[n - BT_WORKER_PAIRS + i];
-    harness_fini(h);
-    free(h);
+    harness_finish(h);
 }
 
 static enum bt_worker_state state_of(struct harness *h, const char *name) {
