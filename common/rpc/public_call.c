@@ -307,9 +307,16 @@ static void hear_end_locked(struct bt_public_call *call, bool in_order) {
     bt_public_call_pump_locked(call);
 }
 
+/* At least one message is taken, however large. */
+static bool has_room(struct bt_public_server *server, size_t n_bytes) {
+    size_t n = atomic_load(&server->n_waiting);
+    return !n || n + n_bytes <= server->config.waiting_bytes_max;
+}
+
 static void hear_message_locked(struct bt_public_call *call, uint8_t *bytes, size_t n_bytes) {
     enum bt_public_event_type type = call->started ? BT_PUBLIC_MESSAGE : BT_PUBLIC_STARTED;
     call->started = true;
+    atomic_fetch_add(&call->server->n_waiting, n_bytes);
     push(call, type, bytes, n_bytes);
 }
 
@@ -320,7 +327,8 @@ static void on_receive(struct bt_rpc_tag *tag, bool ok) {
     bool plain = buffer && buffer->data.raw.compression == GRPC_COMPRESS_NONE;
     bool in_order = ok && !buffer && !grpc_call_failed_before_recv_message(call->grpc);
     size_t n_bytes = 0;
-    uint8_t *bytes = plain && ok ? bt_rpc_copy_bytes(buffer, &n_bytes) : NULL;
+    bool fits = plain && ok && has_room(call->server, grpc_byte_buffer_length(buffer));
+    uint8_t *bytes = fits ? bt_rpc_copy_bytes(buffer, &n_bytes) : NULL;
     pthread_mutex_lock(&call->lock);
     call->receiving = false;
     if (!call->sending)
@@ -330,7 +338,8 @@ static void on_receive(struct bt_rpc_tag *tag, bool ok) {
     else if (bytes)
         hear_message_locked(call, bytes, n_bytes);
     else if (plain)
-        refuse_locked(call, GRPC_STATUS_RESOURCE_EXHAUSTED, RETRY_MS, "no memory for a message");
+        refuse_locked(call, GRPC_STATUS_RESOURCE_EXHAUSTED, RETRY_MS,
+                      fits ? "no memory for a message" : "too much is being received at once");
     else
         refuse_locked(call, GRPC_STATUS_UNIMPLEMENTED, 0,
                       "the message is compressed, it must be plain");

@@ -79,12 +79,14 @@ struct bt_public_server {
     struct bt_public_call *calls;
     uint32_t n_calls;
     bool has_lock;
-    _Atomic bool down; /* the queue takes no more work */
+    _Atomic bool down;        /* the queue takes no more work */
+    _Atomic size_t n_waiting; /* bytes received that the loop has not taken */
 
     /* Loop thread only. */
     struct bt_public_call *touched;
     struct bt_public_call *closed; /* told, to be freed at the next event */
     uint8_t *reading;              /* bytes of the last event */
+    size_t n_reading;
     size_t n_started;
     uint64_t sweep_at_us;
 };

@@ -18,6 +18,7 @@ enum {
     CALLS_STANDARD = 4096,
     CALLS_MAX = 1 << 16,
     MESSAGE_STANDARD = 4 << 20,
+    WAITING_STANDARD = 128 << 20,
     WAIT_MS_STANDARD = 30000,
     KEEPALIVE_TIMEOUT_MS_MAX = 10000, /* for the answer; less where it is asked more often */
     PING_MIN_MS = 5000,               /* a client's pings may come this often */
@@ -117,6 +118,7 @@ bt_status bt_public_start(const struct bt_public_config *config, struct bt_publi
     *c = *config;
     c->max_calls = c->max_calls ? c->max_calls : CALLS_STANDARD;
     c->message_bytes_max = c->message_bytes_max ? c->message_bytes_max : MESSAGE_STANDARD;
+    c->waiting_bytes_max = c->waiting_bytes_max ? c->waiting_bytes_max : WAITING_STANDARD;
     c->keepalive_ms = c->keepalive_ms ? c->keepalive_ms : WAIT_MS_STANDARD;
     c->stuck_ms = c->stuck_ms ? c->stuck_ms : WAIT_MS_STANDARD;
     BT_ASSERT(c->max_calls <= CALLS_MAX);
@@ -217,7 +219,9 @@ static void untouch(struct bt_public_server *server, struct bt_public_call *call
 bool bt_public_next(struct bt_public_server *server, struct bt_public_event *out) {
     struct bt_public_push push;
     free(server->reading);
+    atomic_fetch_sub(&server->n_waiting, server->n_reading);
     server->reading = NULL;
+    server->n_reading = 0;
     if (server->closed) {
         untouch(server, server->closed);
         end_call(server->closed);
@@ -231,6 +235,7 @@ bool bt_public_next(struct bt_public_server *server, struct bt_public_event *out
                                     .bytes = push.bytes,
                                     .n_bytes = push.n_bytes};
     server->reading = push.bytes;
+    server->n_reading = push.n_bytes;
     if (push.type == BT_PUBLIC_STARTED)
         server->n_started++;
     if (push.type == BT_PUBLIC_ROOM) {

@@ -12,10 +12,10 @@
  * No initial metadata leaves before the first message: a call that is refused has none, so that the
  * client's retry policy may try it again.
  *
- * Memory bounds: max_calls calls, each with one received message of at most message_bytes_max and
- * BT_PUBLIC_FULL_BYTES (and what one turn adds) to be sent; BT_PUBLIC_METADATA_BYTES of headers;
- * what gRPC buffers is under one quota, past which it cancels calls. Compressed messages are
- * refused, since what they unpack to has no bound. */
+ * Memory bounds: max_calls calls, each with BT_PUBLIC_FULL_BYTES (and what one turn adds) to be
+ * sent; waiting_bytes_max of received messages that the loop has not taken, each message_bytes_max;
+ * BT_PUBLIC_METADATA_BYTES of headers; what gRPC buffers is under one quota, past which it cancels
+ * calls. Compressed messages are refused, since what they unpack to has no bound. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -45,6 +45,7 @@ struct bt_public_config {
     uint32_t n_methods;
     uint32_t max_calls;         /* 0: 4096 */
     uint32_t message_bytes_max; /* received; 0: 4 MiB */
+    size_t waiting_bytes_max;   /* past it calls are refused; 0: 128 MiB */
     uint32_t keepalive_ms;      /* an idle connection is asked; 0: 30,000 */
     uint32_t stuck_ms; /* a client that takes nothing for so long is cancelled; 0: 30,000 */
 };

@@ -230,6 +230,33 @@ static void test_refused_before_the_loop(void **state) {
     close_pair(&pair);
 }
 
+/* What the loop has not taken is bounded: the next large message is refused. */
+static void test_waiting_bytes(void **state) {
+    (void)state;
+    static uint8_t large[40000];
+    struct pair pair;
+    struct call calls[3];
+    open_pair(&pair, (struct bt_public_config){.waiting_bytes_max = 70000});
+    struct bt_public_server *server = pair.server;
+    pair.server = NULL; /* the loop stands still */
+    for (int i = 0; i < 2; i++)
+        call_start(&pair.caller, &calls[i], "/t.T/Plain", large, sizeof large, 0, true);
+    PAIR_WAIT(&pair, calls, 2, calls[0].over || calls[1].over);
+    int refused = calls[1].over;
+    assert_int_equal(calls[refused].code, GRPC_STATUS_RESOURCE_EXHAUSTED);
+    pair.server = server;
+    PAIR_WAIT(&pair, calls, 2, pair.n_heard == 1);
+    finish(pair.heard[0].call);
+    PAIR_WAIT(&pair, calls, 2, pair.n_heard == 2 && calls[!refused].over);
+    call_start(&pair.caller, &calls[2], "/t.T/Plain", large, sizeof large, 0, true);
+    PAIR_WAIT(&pair, calls, 3, pair.n_heard == 3); /* it is taken: there is room again */
+    finish(pair.heard[2].call);
+    PAIR_WAIT(&pair, calls, 3, calls[2].over && pair.n_heard == 4);
+    for (int i = 0; i < 3; i++)
+        call_fini(&calls[i]);
+    close_pair(&pair);
+}
+
 static void send_more(struct call *call, const char *text, bool end) {
     grpc_slice slice = grpc_slice_from_copied_string(text);
     grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
@@ -359,6 +386,7 @@ int main(void) {
         cmocka_unit_test(test_stuck),
         cmocka_unit_test(test_cancel_and_deadline),
         cmocka_unit_test(test_refused_before_the_loop),
+        cmocka_unit_test(test_waiting_bytes),
         cmocka_unit_test(test_many_requests),
         cmocka_unit_test(test_stop_with_open_calls),
         cmocka_unit_test(test_silent_peer),
