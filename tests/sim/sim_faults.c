@@ -198,7 +198,7 @@ void sim_strike_waiting(struct sim *sim, int n) {
     /* A step that lasts holds the pages for as long as a cut takes to be noticed. */
     const struct sim_node *node = &sim->nodes[n];
     bool lasts = node->step && node->step_until_us > sim->now_us + 1700000;
-    if (!seq || !sim_chance(&sim->random, lasts ? 50 : 2))
+    if (!seq || !sim_chance(&sim->random, lasts ? 80 : 2))
         return;
     int r = sim_node_of(sim, core->ledger->routers[seq->job->router].incarnation);
     int c = r < 0 ? -1 : client_of(sim, r, seq->job->key.request);
@@ -207,12 +207,17 @@ void sim_strike_waiting(struct sim *sim, int n) {
     sim->n_struck++;
     if (sim_chance(&sim->random, lasts ? 5 : 40)) {
         sim_push(sim, sim->now_us + 100, SIM_ON_CANCEL, -1, (uint32_t)c, 0, NULL);
-    } else if (sim_chance(&sim->random, 30)) {
+    } else if (sim_chance(&sim->random, lasts ? 10 : 30)) {
         drain(sim, n);
     } else if (sim->now_us >= sim->cut_until_us[n][r]) {
-        /* The worker gives its stream up after 1 s; when it is back nobody lists the prompt. */
-        cut_between(sim, n, r, sim->now_us + 1100000 + sim_below(&sim->random, 300000),
-                    SIM_CUT_ATTACH);
+        /* The worker gives its stream up after 1 s; when it is back nobody lists the prompt. Half
+         * of the time no decode worker can tell it before. */
+        uint64_t until = sim->now_us + 1100000 + sim_below(&sim->random, 300000);
+        cut_between(sim, n, r, until, SIM_CUT_ATTACH);
+        bool deaf = lasts && sim_chance(&sim->random, 50);
+        for (int d = 0; deaf && d < sim->n_nodes; d++)
+            if (sim->nodes[d].role == SIM_DECODE && sim->now_us >= sim->cut_until_us[n][d])
+                cut_between(sim, n, d, until + 200000, SIM_SHORT_CUT);
         sim_push(sim, sim->now_us + 100000 + sim_below(&sim->random, 700000), SIM_ON_CANCEL, -1,
                  (uint32_t)c, 0, NULL);
     }
