@@ -225,7 +225,8 @@ void sim_strike_waiting(struct sim *sim, int n) {
 
 void sim_cut_scores(struct sim *sim, int decode, uint32_t slot) {
     const struct sim_conn *conn = sim_conn_at(sim, decode, slot, false);
-    if (!conn || !sim_is_enabled(sim, SIM_CUT_SCORES) || !sim_chance(&sim->random, 15))
+    struct sim_random random = {sim_mix(sim->seed, sim->now_us)}; /* apart: schedules stay */
+    if (!conn || !sim_is_enabled(sim, SIM_CUT_SCORES) || !sim_chance(&random, 15))
         return;
     sim->coverage->faults[SIM_CUT_SCORES]++;
     sim_say(sim, decode, "loses the stream with what is on it");

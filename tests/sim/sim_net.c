@@ -237,7 +237,7 @@ void sim_close_stream(struct sim *sim, int node, uint32_t slot) {
     if (!conn)
         return;
     int end = conn->node[0] == node ? 0 : 1;
-    bool lingers = sim_chance(&sim->random, 20);
+    bool lingers = sim_chance(&sim->random, 50);
     uint64_t at = sim->now_us + 1 + sim_below(&sim->random, lingers ? 1000000 : 20000);
     sim_push(sim, at, SIM_ON_CLOSED, -1, (uint32_t)(conn - sim->conns), (uint32_t)end | 2u, NULL);
 }
