@@ -79,7 +79,7 @@ static bt_status add(const char *name, const char *path, bool is_operator, struc
 }
 
 int bt_keys_main(int argc, char **argv) {
-    const char *path = NULL, *words[2] = {NULL};
+    const char *path = "", *words[2] = {"", ""};
     bool is_operator = false;
     size_t n_words = 0;
     const struct bt_option options[] = {

@@ -1,20 +1,18 @@
 /* `baton router`: its options, read into what the router is started with. */
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/roles.h"
+#include "common/base/assert.h"
 #include "common/base/config.h"
 #include "router/core.h"
 #include "router/router_main.h"
 
 enum { OPTIONS = 43 };
 
-/* Answers how many rows it wrote. */
-static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
-    const struct bt_option options[] = {
-        {"model", BT_OPTION_STRING, &o->model, .argument = "FILE", .required = true,
-         .help = "The model, a GGUF file; its metadata and tokenizer are read, not its weights."},
-        {"served-model-name", BT_OPTION_STRING, &o->served_name, .argument = "NAME",
-         .help = "Name of the model in the API; default: the file's own."},
+/* Where it listens, and what strangers may cost. Each answers how many rows it wrote. */
+static size_t fill_ports(struct bt_router_options *o, struct bt_option *out) {
+    const struct bt_option rows[] = {
         {"host", BT_OPTION_STRING, &o->host, "127.0.0.1", .argument = "ADDRESS",
          .help = "Address of the HTTP and the gRPC port."},
         {"port", BT_OPTION_U32, &o->port, "8000", 0, 65535, .argument = "P",
@@ -52,6 +50,14 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
                  "is refused."},
         {"sse-keepalive-s", BT_OPTION_U32, &o->sse_keepalive_s, "15", 0, 3600, .argument = "S",
          .help = "A stream that waits for its first token sends a comment this often; 0: never."},
+    };
+    memcpy(out, rows, sizeof rows);
+    return sizeof rows / sizeof rows[0];
+}
+
+/* What it takes, and where it places it. */
+static size_t fill_placing(struct bt_router_options *o, struct bt_option *out) {
+    const struct bt_option rows[] = {
         {"disaggregate", BT_OPTION_CHOICE, &o->disaggregate, "auto",
          .choices = {"auto", "always", "never"}, .argument = "MODE",
          .help = "Where prompts are computed: on prefill workers always, on decode workers "
@@ -80,6 +86,18 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
          .help = "Time to first token that verdicts compare with; 0: learnt."},
         {"itl-target-us", BT_OPTION_U32, &o->itl_target_us, "0", 0, 60000000, .argument = "US",
          .help = "Time between tokens that verdicts compare with; 0: learnt."},
+    };
+    memcpy(out, rows, sizeof rows);
+    return sizeof rows / sizeof rows[0];
+}
+
+/* The model, its clients and its log. */
+static size_t fill_rest(struct bt_router_options *o, struct bt_option *out) {
+    const struct bt_option rows[] = {
+        {"model", BT_OPTION_STRING, &o->model, .argument = "FILE", .required = true,
+         .help = "The model, a GGUF file; its metadata and tokenizer are read, not its weights."},
+        {"served-model-name", BT_OPTION_STRING, &o->served_name, .argument = "NAME",
+         .help = "Name of the model in the API; default: the file's own."},
         {"client-stuck-ms", BT_OPTION_U32, &o->client_stuck_ms, "30000", 100, 86400000,
          .argument = "MS", .help = "A client that reads nothing of its stream for so long is cut."},
         {"max-body", BT_OPTION_BYTES, &o->body_bytes_max, "4m", 1024, 1u << 30, .argument = "BYTES",
@@ -98,13 +116,18 @@ static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPT
         {"die-with-parent", BT_OPTION_FLAG, &o->die_with_parent, "no",
          .help = "End when the process that started this one ends."},
     };
-    size_t n = sizeof options / sizeof options[0];
-    _Static_assert(sizeof options / sizeof options[0] + BT_TLS_OPTIONS <= OPTIONS,
-                   "room for every option");
-    for (size_t i = 0; i < n; i++)
-        out[i] = options[i];
+    memcpy(out, rows, sizeof rows);
+    return sizeof rows / sizeof rows[0];
+}
+
+static size_t fill_options(struct bt_router_options *o, struct bt_option out[OPTIONS]) {
+    size_t n = fill_rest(o, out);
+    n += fill_ports(o, out + n);
     bt_tls_option_rows(&o->tls_cert, &o->tls_key, &o->tls_ca, out + n);
-    return n + BT_TLS_OPTIONS;
+    n += BT_TLS_OPTIONS;
+    n += fill_placing(o, out + n);
+    BT_ASSERT(n <= OPTIONS);
+    return n;
 }
 
 int bt_router_command(int argc, char **argv) {

@@ -15,6 +15,7 @@
 
 #include "cli/children.h"
 #include "cli/http_client.h"
+#include "common/base/assert.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
 
@@ -22,6 +23,7 @@ enum {
     WORKERS_MAX = 32,
     READY_WAIT_MS = 120000,
     RESTART_MS = 500,
+    OPTIONS = 32,
     RESTARTS_MAX = 1000,
     POLL_MS = 10
 };
@@ -357,8 +359,9 @@ static int run(struct up *up) {
     return up->code;
 }
 
-static int parse_and_run(struct up *up, int argc, char **argv) {
-    const struct bt_option options[] = {
+/* What is started, and who may come. Each answers how many rows it wrote. */
+static size_t fill_cluster(struct up *up, struct bt_option *out) {
+    const struct bt_option rows[] = {
         {"model", BT_OPTION_STRING, &up->model, .argument = "FILE", .required = true,
          .help = "The model, a GGUF file."},
         {"prefill", BT_OPTION_U32, &up->n_prefill, "1", 0, WORKERS_MAX / 2, .argument = "N",
@@ -369,6 +372,26 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
          .help = "HTTP address."},
         {"port", BT_OPTION_U32, &up->port, "8000", 0, 65535, .argument = "P",
          .help = "HTTP port; 0 lets the system choose."},
+        {"tls", BT_OPTION_STRING, &up->tls, .argument = "DIR",
+         .help = "Encrypt between the router and its workers with the files that `baton certs DIR` "
+                 "made."},
+        {"http-tls-cert", BT_OPTION_STRING, &up->http_tls_cert, .argument = "FILE",
+         .help = "Serve HTTPS with this certificate and its chain (PEM)."},
+        {"http-tls-key", BT_OPTION_STRING, &up->http_tls_key, .argument = "FILE",
+         .help = "The key of --http-tls-cert (PEM)."},
+        {"api-key-file", BT_OPTION_STRING, &up->api_key_file, .argument = "FILE",
+         .help = "Ask clients for a key of this file (`baton keys --help`)."},
+        {"cors-origin", BT_OPTION_STRING, &up->cors_origin, .argument = "URL",
+         .help = "Let pages of this origin call from browsers; '*': of any."},
+        {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
+         .help = "Allow a --host that other machines reach although nothing is encrypted."},
+    };
+    memcpy(out, rows, sizeof rows);
+    return sizeof rows / sizeof rows[0];
+}
+
+static size_t fill_work(struct up *up, struct bt_option *out) {
+    const struct bt_option rows[] = {
         {"threads", BT_OPTION_U32, &up->threads, "0", 0, 256, .argument = "T",
          .help = "Compute threads of each worker; 0 shares this machine's CPUs among the workers."},
         {"precision", BT_OPTION_CHOICE, &up->precision, "fast",
@@ -386,23 +409,19 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
          .help = "Longest prompt and answer together, in tokens."},
         {"served-model-name", BT_OPTION_STRING, &up->served_name, .argument = "NAME",
          .help = "Name of the model in the API."},
-        {"tls", BT_OPTION_STRING, &up->tls, .argument = "DIR",
-         .help = "Encrypt between the router and its workers with the files that `baton certs DIR` "
-                 "made."},
-        {"http-tls-cert", BT_OPTION_STRING, &up->http_tls_cert, .argument = "FILE",
-         .help = "Serve HTTPS with this certificate and its chain (PEM)."},
-        {"http-tls-key", BT_OPTION_STRING, &up->http_tls_key, .argument = "FILE",
-         .help = "The key of --http-tls-cert (PEM)."},
-        {"api-key-file", BT_OPTION_STRING, &up->api_key_file, .argument = "FILE",
-         .help = "Ask clients for a key of this file (`baton keys --help`)."},
-        {"cors-origin", BT_OPTION_STRING, &up->cors_origin, .argument = "URL",
-         .help = "Let pages of this origin call from browsers; '*': of any."},
-        {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
-         .help = "Allow a --host that other machines reach although nothing is encrypted."},
         {"prompt", BT_OPTION_STRING, &up->prompt, .argument = "TEXT",
          .help = "Ask this once all is ready."},
         {"once", BT_OPTION_FLAG, &up->once, "no", .help = "End after the answer to --prompt."},
     };
+    memcpy(out, rows, sizeof rows);
+    return sizeof rows / sizeof rows[0];
+}
+
+static int parse_and_run(struct up *up, int argc, char **argv) {
+    struct bt_option options[OPTIONS];
+    size_t n_options = fill_cluster(up, options);
+    n_options += fill_work(up, options + n_options);
+    BT_ASSERT(n_options <= OPTIONS);
     const struct bt_command command = {
         .name = "up",
         .usage = "baton up --model FILE [--prefill N] [--decode M] [--port P]",
@@ -414,7 +433,7 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
                    "  curl localhost:8000/v1/completions -d '{\"prompt\": \"Once upon a time\", "
                    "\"max_tokens\": 32}'",
         .options = options,
-        .n_options = sizeof options / sizeof options[0],
+        .n_options = n_options,
     };
     struct bt_error err;
     bt_status status = bt_config_parse(&command, argc, argv, &err);

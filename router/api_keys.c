@@ -9,6 +9,8 @@
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 
+#include "common/base/assert.h"
+
 enum { FILE_BYTES_MAX = 1 << 20, FIELDS_MAX = 4 };
 
 struct key {
@@ -216,6 +218,7 @@ bt_status bt_api_keys_open(const char *path, struct bt_api_keys **out, struct bt
 bt_status bt_api_keys_reload(struct bt_api_keys *keys, struct bt_error *err) {
     struct bt_api_keys *fresh = NULL;
     BT_TRY(bt_api_keys_open(keys->path, &fresh, err));
+    BT_ASSERT(fresh);
     struct bt_api_keys old = *keys;
     *keys = *fresh;
     *fresh = old;

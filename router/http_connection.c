@@ -55,6 +55,7 @@ static bool append(struct bt_http_connection *c, struct bt_text_buffer *buffer, 
     struct bt_http_server *server = c->server;
     size_t before = buffer->capacity;
     if (buffer == &c->in && c->in_at) {
+        BT_ASSERT(c->in.data);
         memmove(c->in.data, c->in.data + c->in_at, c->in.n_bytes - c->in_at);
         c->in.n_bytes -= c->in_at;
         c->in_at = 0;
