@@ -1,7 +1,6 @@
 /* The tools' HTTP client. */
 #include "cli/http_client.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

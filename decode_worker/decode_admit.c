@@ -1,5 +1,4 @@
 /* How a sequence comes to a decode worker and how it ends there: Reserve, commit, every end. */
-#include <string.h>
 
 #include "common/base/assert.h"
 #include "decode_worker/decode_state.h"

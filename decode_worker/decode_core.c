@@ -2,7 +2,6 @@
 #include "decode_worker/decode_core.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/assert.h"
 #include "common/worker/tell_index.h"

@@ -3,7 +3,6 @@
 
 #include <event2/event.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"

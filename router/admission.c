@@ -3,7 +3,6 @@
 
 #include <string.h>
 
-#include "common/base/assert.h"
 #include "router/core_attempt.h"
 #include "router/core_state.h"
 #include "router/followers.h"

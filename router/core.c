@@ -2,7 +2,6 @@
 #include "router/core.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/assert.h"
 #include "router/admission.h"

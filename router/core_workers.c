@@ -1,8 +1,6 @@
 /* Joins workers, reads their messages, notices their silence and cleans up after the dead. */
 #include "router/core_workers.h"
 
-#include <string.h>
-
 #include "common/base/assert.h"
 #include "router/core_attempt.h"
 #include "router/core_state.h"

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-#include "common/base/assert.h"
-
 bt_status bt_fence_init(struct bt_fence *fence, uint32_t n_rows, struct bt_error *err) {
     *fence = (struct bt_fence){.n_rows = n_rows};
     fence->rows = calloc((size_t)n_rows + 1, sizeof *fence->rows);

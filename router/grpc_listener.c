@@ -93,7 +93,6 @@ static void set_open(struct connection *c) {
     event_free(c->waiting);
     c->waiting = NULL;
     append(&c->listener->open, c);
-    c->listener->counters.n_opened++;
 }
 
 static void on_relay(void *arg, enum bt_grpc_relay_event event) {

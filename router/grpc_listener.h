@@ -27,7 +27,7 @@ struct bt_grpc_listener_config {
 };
 
 struct bt_grpc_listener_counters {
-    uint64_t n_accepted, n_opened;
+    uint64_t n_accepted;
     uint64_t n_strange;     /* closed: no HTTP/2, no handshake, or nothing said in time */
     uint64_t n_displaced;   /* closed: waited longest when too many did */
     uint64_t n_turned_away; /* closed: too many are open */

@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "common/base/assert.h"
-#include "common/rpc/public_status.h"
 #include "router/debug_pages.h"
 #include "router/grpc_api.h"
 #include "router/shell.h"

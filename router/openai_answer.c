@@ -1,8 +1,6 @@
 /* Writes chunks, whole answers and error objects as OpenAI clients read them. */
 #include "router/openai_answer.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/text/utf8.h"

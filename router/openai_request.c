@@ -1,7 +1,6 @@
 /* Reads the body of an OpenAI request: prompt, sampling, limits, and what is refused by name. */
 #include "router/openai_request.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 

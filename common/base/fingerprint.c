@@ -90,10 +90,6 @@ uint64_t bt_fingerprint_hash(const struct bt_fingerprint *fp) {
     return XXH3_64bits(packed, sizeof packed);
 }
 
-const char *bt_kv_type_name(uint32_t kv_type) {
-    return kv_type == BT_KV_BF16 ? "bf16" : kv_type == BT_KV_F32 ? "f32" : "unknown";
-}
-
 const char *bt_profile_name(uint32_t profile) {
     return profile == BT_PROFILE_FAST    ? "fast"
            : profile == BT_PROFILE_BF16  ? "bf16"

@@ -47,5 +47,4 @@ bt_status bt_fingerprint_unpack(const uint8_t *bytes, size_t n_bytes, struct bt_
  */
 uint64_t bt_fingerprint_hash(const struct bt_fingerprint *fp);
 
-const char *bt_kv_type_name(uint32_t kv_type);
 const char *bt_profile_name(uint32_t profile);

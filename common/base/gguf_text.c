@@ -4,8 +4,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "common/base/assert.h"
-
 static size_t element_bytes(enum bt_gguf_type type) {
     switch (type) {
     case BT_GGUF_U8:

@@ -65,14 +65,6 @@ int bt_status_grpc(bt_status status) {
     return find(status)->grpc;
 }
 
-bool bt_status_is_request(bt_status status) {
-    return status < 0 && status > BT_E_PEER_GONE;
-}
-
-bool bt_status_is_peer(bt_status status) {
-    return status <= BT_E_PEER_GONE && status > BT_E_NO_MEMORY;
-}
-
 bool bt_status_is_process(bt_status status) {
     return status <= BT_E_NO_MEMORY;
 }

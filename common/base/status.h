@@ -52,8 +52,6 @@ bt_status bt_fail(struct bt_error *err, bt_status status, const char *format, ..
 const char *bt_status_name(bt_status status);
 int bt_status_http(bt_status status); /* HTTP status code of a failure; 200 for success */
 int bt_status_grpc(bt_status status); /* grpc_status_code of a failure; 0 for success */
-bool bt_status_is_request(bt_status status);
-bool bt_status_is_peer(bt_status status);
 bool bt_status_is_process(bt_status status);
 
 #define BT_TRY(call)                       \

@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "common/base/assert.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"

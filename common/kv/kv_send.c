@@ -2,7 +2,6 @@
 #include "common/kv/kv_send.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/assert.h"
 #include "common/kv/kv_send_inner.h"

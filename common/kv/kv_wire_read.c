@@ -1,7 +1,6 @@
 /* Takes the units of a KV link apart as their bytes come, and lands frames straight in pages. */
 #include "common/kv/kv_wire_read.h"
 
-#include <string.h>
 #include <xxhash.h>
 
 #include "common/base/assert.h"

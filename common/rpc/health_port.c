@@ -132,7 +132,3 @@ void bt_health_port_set(struct bt_health_port *port, bool is_ready) {
     bt_public_health_set(&port->health, is_ready);
     bt_public_flush(port->server);
 }
-
-const char *bt_health_port_address(const struct bt_health_port *port) {
-    return port->address;
-}

@@ -21,5 +21,3 @@ bt_status bt_health_port_open(struct event_base *base, const char *listen,
 void bt_health_port_close(struct bt_health_port *port);
 /* Not ready at first. Once per turn of the loop; NULL is accepted. */
 void bt_health_port_set(struct bt_health_port *port, bool is_ready);
-/* "host:port" with the true port. */
-const char *bt_health_port_address(const struct bt_health_port *port);

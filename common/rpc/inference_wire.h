@@ -21,7 +21,6 @@ enum {
     BT_INFERENCE_MODEL_BYTES = 255,
 };
 
-#define BT_INFERENCE_SERVICE "baton.v1.Inference"
 #define BT_INFERENCE_GENERATE "/baton.v1.Inference/Generate"
 #define BT_INFERENCE_TOKENIZE "/baton.v1.Inference/Tokenize"
 #define BT_INFERENCE_LIST_MODELS "/baton.v1.Inference/ListModels"

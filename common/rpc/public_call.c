@@ -3,7 +3,6 @@
 
 #include <grpc/byte_buffer.h>
 #include <grpc/support/time.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -62,5 +62,5 @@ void bt_rpc_flush(struct bt_rpc_streams *streams);
 void bt_rpc_close(struct bt_rpc_streams *streams, uint32_t slot, bt_status status,
                   const char *reason);
 
-/* Bytes queued and not yet handed to gRPC on a slot, for metrics; 0 when it is not open. */
+/* Bytes queued and not yet handed to gRPC on a slot; 0 when it is not open. */
 size_t bt_rpc_queued_bytes(struct bt_rpc_streams *streams, uint32_t slot);

@@ -1,6 +1,5 @@
 /* Packs struct bt_msg into one WorkerItem or RouterItem of proto/registry.proto. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/rpc/wire_item.h"
 #include "common/rpc/wire_logprobs.h"

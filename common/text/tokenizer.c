@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "common/text/bpe.h"
 #include "common/text/pretokenizer.h"
@@ -18,7 +17,6 @@ struct bt_tokenizer {
     struct bt_pretokenizer *pre;
     int32_t bos_id, eos_id;
     bool add_bos;
-    uint64_t hash;
 };
 
 struct bt_encode_scratch {
@@ -36,34 +34,6 @@ struct output {
     int32_t *ids;
     size_t n, max;
 };
-
-static void hash_slice(XXH3_state_t *state, struct bt_slice slice) {
-    uint64_t n = slice.n_bytes;
-    XXH3_64bits_update(state, &n, sizeof n);
-    XXH3_64bits_update(state, slice.data, slice.n_bytes);
-}
-
-static bt_status hash_source(const struct bt_vocab_source *source, uint64_t *hash,
-                             struct bt_error *err) {
-    XXH3_state_t *state = XXH3_createState();
-    if (!state)
-        return bt_fail(err, BT_E_NO_MEMORY, "no memory for a hash state");
-    XXH3_64bits_reset(state);
-    int32_t numbers[5] = {(int32_t)source->n_tokens, (int32_t)source->n_merges, source->bos_id,
-                          source->eos_id, source->add_bos};
-    XXH3_64bits_update(state, numbers, sizeof numbers);
-    hash_slice(state, source->model);
-    hash_slice(state, source->pre);
-    for (uint32_t i = 0; i < source->n_tokens; i++)
-        hash_slice(state, source->tokens[i]);
-    for (uint32_t i = 0; i < source->n_merges; i++)
-        hash_slice(state, source->merges[i]);
-    if (source->types)
-        XXH3_64bits_update(state, source->types, source->n_tokens * sizeof *source->types);
-    *hash = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return BT_OK;
-}
 
 static bt_status fill_merges(struct bt_tokenizer *tok, const struct bt_vocab_source *source,
                              struct bt_error *err) {
@@ -121,7 +91,6 @@ bt_status bt_tokenizer_create(const struct bt_vocab_source *source, struct bt_to
     BT_TRY_GOTO(bt_vocab_init(&tok->vocab, source, err), fail);
     BT_TRY_GOTO(fill_merges(tok, source, err), fail);
     BT_TRY_GOTO(bt_special_finder_init(&tok->specials, &tok->vocab, err), fail);
-    BT_TRY_GOTO(hash_source(source, &tok->hash, err), fail);
     *out = tok;
     return BT_OK;
 fail:
@@ -149,14 +118,6 @@ int32_t bt_tokenizer_bos(const struct bt_tokenizer *tok) {
 
 int32_t bt_tokenizer_eos(const struct bt_tokenizer *tok) {
     return tok->eos_id;
-}
-
-size_t bt_tokenizer_longest(const struct bt_tokenizer *tok) {
-    return tok->vocab.longest;
-}
-
-uint64_t bt_tokenizer_hash(const struct bt_tokenizer *tok) {
-    return tok->hash;
 }
 
 static bool is_known(const struct bt_tokenizer *tok, int32_t id) {

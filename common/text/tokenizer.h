@@ -52,11 +52,6 @@ void bt_tokenizer_destroy(struct bt_tokenizer *tok);
 uint32_t bt_tokenizer_size(const struct bt_tokenizer *tok);
 int32_t bt_tokenizer_bos(const struct bt_tokenizer *tok); /* -1: none */
 int32_t bt_tokenizer_eos(const struct bt_tokenizer *tok); /* -1: none */
-/* Size in bytes of the longest token: a text of n bytes has at least n / longest tokens, except for
- * bytes that the vocabulary lacks. */
-size_t bt_tokenizer_longest(const struct bt_tokenizer *tok);
-/* XXH3-64 of everything that decides encoding and decoding. */
-uint64_t bt_tokenizer_hash(const struct bt_tokenizer *tok);
 
 /* The bytes that a token stands for (a part of a character, perhaps); empty for an id outside the
  * vocabulary. Borrowed from tok. */

@@ -118,8 +118,6 @@ bt_status bt_vocab_init(struct bt_vocab *vocab, const struct bt_vocab_source *so
         bytes_at += n_bytes;
         vocab->text_at[i + 1] = text_at;
         vocab->bytes_at[i + 1] = bytes_at;
-        if (n_bytes > vocab->longest)
-            vocab->longest = n_bytes;
         uint32_t slot = slot_of(vocab, text);
         if (vocab->slots[slot] < 0)
             vocab->slots[slot] = (int32_t)i;

@@ -16,7 +16,6 @@ struct bt_vocab {
     char *bytes;
     int32_t *slots; /* hash table of ids by text, -1: empty */
     uint32_t mask;
-    size_t longest;        /* bytes of the longest token */
     int32_t byte_ids[256]; /* token of each single byte, -1: the vocabulary lacks it */
 };
 

@@ -7,7 +7,6 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "common/base/assert.h"
 #include "common/base/clock.h"
 #include "common/base/failpoint.h"
 #include "common/base/gguf_text.h"

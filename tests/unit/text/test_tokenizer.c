@@ -228,7 +228,7 @@ static void test_model_facts(void **state) {
     assert_int_equal(bt_tokenizer_size(m->tokenizer), 49152);
     assert_int_equal(m->context_tokens, 8192);
     assert_non_null(m->chat);
-    assert_true(m->text_hash != 0 && m->text_hash != bt_tokenizer_hash(m->tokenizer));
+    assert_true(m->text_hash != 0);
     assert_true(bt_tokenizer_is_control(m->tokenizer, bt_tokenizer_eos(m->tokenizer)));
     assert_int_equal(bt_tokenizer_bytes(m->tokenizer, 49152).n_bytes, 0);
     assert_int_equal(bt_tokenizer_bytes(m->tokenizer, -1).n_bytes, 0);
