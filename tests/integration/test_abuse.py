@@ -274,7 +274,7 @@ def test_http2_floods(baton, tiny, tmp_path, attack, https):
             while time.monotonic() < deadline:
                 loaded += ttfts(cluster, 5)
                 held.append(cluster.router.rss_kb())
-        print(f"{flood.n_connections} connections, {flood.n_cut} cut, {flood.n_bytes >> 10} KiB taken; RSS {before} -> "
+        print(f"{flood.n_connections} connections, {flood.n_cut} cut, {flood.n_bytes >> 10} KiB sent; RSS {before} -> "
               f"{max(held)} kB; TTFT p50 {statistics.median(quiet) * 1e3:.2f} -> {statistics.median(loaded) * 1e3:.2f} ms, p99 "
               f"{p99(quiet) * 1e3:.2f} -> {p99(loaded) * 1e3:.2f} ms")
         assert max(held) - before < 64 * 1024
