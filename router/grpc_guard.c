@@ -20,6 +20,8 @@ enum {
     CONTINUATION
 };
 enum { END_STREAM = 1, ACK = 1, END_HEADERS = 4 };
+/* Some calls a second for each of a thousand connections, which gRPC still clears away. */
+enum { FAIR_PER_S_MIN = 16 };
 
 bool bt_grpc_guard_is_open(const struct bt_grpc_guard *guard) {
     return guard->n_preface == BT_GRPC_PREFACE_BYTES;
@@ -122,4 +124,17 @@ uint64_t bt_grpc_bucket_take(struct bt_grpc_bucket *bucket, uint64_t now_us, uin
     if (bucket->level_us > 0)
         return 0;
     return (uint64_t)(-bucket->level_us) / bucket->per_second + 1;
+}
+
+uint64_t bt_grpc_allowance_take(struct bt_grpc_allowance *allowance, struct bt_grpc_bucket *shared,
+                                size_t n_open, uint64_t now_us, uint32_t n) {
+    struct bt_grpc_bucket *fair = &allowance->fair;
+    size_t share = shared->per_second / (n_open ? n_open : 1);
+    fair->burst = allowance->own.burst;
+    fair->per_second = share > FAIR_PER_S_MIN ? (uint32_t)share : FAIR_PER_S_MIN;
+    uint64_t own_us = bt_grpc_bucket_take(&allowance->own, now_us, n);
+    uint64_t fair_us = bt_grpc_bucket_take(fair, now_us, n);
+    uint64_t shared_us = bt_grpc_bucket_take(shared, now_us, n);
+    shared_us = shared_us < fair_us ? shared_us : fair_us;
+    return own_us > shared_us ? own_us : shared_us;
 }

@@ -45,3 +45,16 @@ struct bt_grpc_bucket {
 
 /* Takes n out; answers for how many microseconds it is empty then, 0: it is not. */
 uint64_t bt_grpc_bucket_take(struct bt_grpc_bucket *bucket, uint64_t now_us, uint32_t n);
+
+/* The buckets of one connection. */
+struct bt_grpc_allowance {
+    struct bt_grpc_bucket own;  /* what it may cost however idle the others are */
+    struct bt_grpc_bucket fair; /* what it may cost however busy they are; its rate is set here */
+};
+
+/* Takes n out of a connection's buckets and out of the one that n_open connections share; answers
+ * for how many microseconds it has to wait. When the shared bucket is empty, a connection waits no
+ * longer than until an equal share of its rate has paid for it: a flood of others does not stop
+ * whoever asks for little. */
+uint64_t bt_grpc_allowance_take(struct bt_grpc_allowance *allowance, struct bt_grpc_bucket *shared,
+                                size_t n_open, uint64_t now_us, uint32_t n);

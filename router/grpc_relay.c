@@ -24,7 +24,7 @@ struct bt_grpc_relay {
     struct event *outer_read, *outer_write, *inner_read, *inner_write, *resume;
     struct bt_grpc_guard guard;
     bool shaken, inner_ended;
-    bool waits;            /* nothing is read from the client until `resume` */
+    bool waits;            /* nothing is read from the client, nor given to gRPC, until `resume` */
     struct buffer in, out; /* to gRPC, to the client */
     char in_bytes[IN_BYTES];
 };
@@ -63,10 +63,9 @@ static bt_status plain_write(int fd, const void *from, size_t n_bytes, size_t *n
 
 /* Slows the client down where it asks for too much. */
 static void charge(struct bt_grpc_relay *relay, uint32_t n_costly) {
-    uint64_t now_us = bt_clock_us();
-    uint64_t wait_us = bt_grpc_bucket_take(&relay->config.own, now_us, n_costly);
-    uint64_t shared_us = bt_grpc_bucket_take(relay->config.shared, now_us, n_costly);
-    wait_us = wait_us > shared_us ? wait_us : shared_us;
+    struct bt_grpc_relay_config *config = &relay->config;
+    uint64_t wait_us = bt_grpc_allowance_take(&config->allowance, config->shared, *config->n_open,
+                                              bt_clock_us(), n_costly);
     const struct timeval wait = {(time_t)(wait_us / 1000000), (suseconds_t)(wait_us % 1000000)};
     relay->waits = wait_us && event_add(relay->resume, &wait) == 0;
     *relay->config.n_slowed += relay->waits;
@@ -103,7 +102,7 @@ static bt_status read_outer(struct bt_grpc_relay *relay) {
 static bt_status write_inner(struct bt_grpc_relay *relay) {
     struct buffer *in = &relay->in;
     size_t n = 0;
-    if (relay->inner < 0 || is_empty(in))
+    if (relay->inner < 0 || is_empty(in) || relay->waits)
         return BT_AGAIN;
     bt_status status = plain_write(relay->inner, in->bytes + in->at, in->end - in->at, &n);
     in->at += n;
@@ -197,7 +196,7 @@ static void watch(struct bt_grpc_relay *relay) {
     want(relay->outer_read, (is_empty(&relay->in) || opening) && !relay->waits);
     want(relay->outer_write, !is_empty(&relay->out) || tls_writes);
     want(relay->inner_read, is_empty(&relay->out) && !relay->inner_ended);
-    want(relay->inner_write, !is_empty(&relay->in));
+    want(relay->inner_write, !is_empty(&relay->in) && !relay->waits);
 }
 
 static void pump(struct bt_grpc_relay *relay) {

@@ -21,10 +21,11 @@ enum bt_grpc_relay_event {
 
 struct bt_grpc_relay_config {
     struct event_base *base;
-    struct bt_tls *tls;            /* NULL: plain */
-    struct bt_grpc_bucket *shared; /* of all connections */
-    struct bt_grpc_bucket own;     /* its burst and rate */
-    uint64_t *n_slowed;            /* counts how often a client was made to wait */
+    struct bt_tls *tls;                 /* NULL: plain */
+    struct bt_grpc_bucket *shared;      /* of all connections */
+    const size_t *n_open;               /* how many share it */
+    struct bt_grpc_allowance allowance; /* its own burst and rate */
+    uint64_t *n_slowed;                 /* counts how often a client was made to wait */
     void (*on_event)(void *arg, enum bt_grpc_relay_event event);
     void *arg;
 };

@@ -11,10 +11,13 @@ import subprocess
 import threading
 import time
 
+import grpc
 import pytest
+import stubs
 from abusers import CHUNKS, HEADERS, HTTP2_FLOODS, Flood, Held, open_many, printed_bound_kb
 from front import connect, events, front, metric, post, read_all, read_until, stream_body
 
+pb, rpc = stubs.load("inference.proto")
 SLOW_LIMITS = ["--header-timeout-s", 2]
 
 
@@ -255,6 +258,14 @@ def test_ten_thousand_silent_connections(baton, tiny, logs):
 
 # ---- HTTP/2 on the gRPC port ----
 
+def grpc_channel(cluster, folder):
+    if not cluster.https:
+        return stubs.channel(cluster)
+    ca = grpc.ssl_channel_credentials((folder / "certs" / "ca.pem").read_bytes())
+    return grpc.secure_channel(cluster.grpc, ca, options=[("grpc.ssl_target_name_override", "localhost"),
+                                                          ("grpc.use_local_subchannel_pool", 1)])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("https", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("attack", HTTP2_FLOODS.values(), ids=HTTP2_FLOODS)
@@ -269,10 +280,13 @@ def test_http2_floods(baton, tiny, tmp_path, attack, https):
         ttfts(cluster, 50)
         quiet, before = ttfts(cluster, 200), cluster.router.rss_kb()
         held = []
-        with Flood(cluster, attack) as flood:
+        with grpc_channel(cluster, tmp_path) as channel, Flood(cluster, attack) as flood:
+            stub = rpc.InferenceStub(channel)
             loaded, deadline = [], time.monotonic() + 2.5
             while time.monotonic() < deadline:
                 loaded += ttfts(cluster, 5)
+                answer = stub.Generate(pb.GenerateRequest(text="x", sampling=pb.SamplingParams(max_tokens=2)), timeout=10)
+                assert sum(len(part.tokens) for part in answer) == 2
                 held.append(cluster.router.rss_kb())
         print(f"{flood.n_connections} connections, {flood.n_cut} cut, {flood.n_bytes >> 10} KiB sent; RSS {before} -> "
               f"{max(held)} kB; TTFT p50 {statistics.median(quiet) * 1e3:.2f} -> {statistics.median(loaded) * 1e3:.2f} ms, p99 "

@@ -153,11 +153,35 @@ static void test_bucket(void **state) {
     assert_true(bt_grpc_bucket_take(&bucket, now, 1) > 0);
 }
 
+/* A flood takes the shared bucket far below zero; whoever asks for little does not pay for it. */
+static void test_allowance(void **state) {
+    (void)state;
+    struct bt_grpc_bucket shared = {.burst = 1000, .per_second = 2000};
+    struct bt_grpc_allowance quiet = {.own = {.burst = 200, .per_second = 500}};
+    uint64_t now = 5000000, flood_us = 0, quiet_us = 0;
+    for (int i = 0; i < 5000; i++, now += 10000) {
+        struct bt_grpc_allowance flood = {.own = {.burst = 200, .per_second = 500}};
+        flood_us =
+            bt_grpc_allowance_take(&flood, &shared, 5, now, 900); /* comes again as another */
+        quiet_us +=
+            bt_grpc_allowance_take(&quiet, &shared, 5, now, 2); /* 200 a second of its 400 */
+    }
+    assert_int_equal(quiet_us, 0);
+    assert_true(flood_us >= 1000000);
+    assert_true(bt_grpc_bucket_take(&shared, now, 1) > 600ull * 1000000);
+    /* Past its share, until that has paid for it; past its own bound, until that has. */
+    assert_in_range(bt_grpc_allowance_take(&quiet, &shared, 5, now, 240), 100000, 110000);
+    struct bt_grpc_allowance alone = {.own = {.burst = 200, .per_second = 500}};
+    struct bt_grpc_bucket full = {.burst = 1000, .per_second = 2000};
+    assert_int_equal(bt_grpc_allowance_take(&alone, &full, 1000, now, 199), 0);
+    assert_in_range(bt_grpc_allowance_take(&alone, &full, 1000, now, 51), 100000, 100001);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ordinary_calls), cmocka_unit_test(test_costly_frames),
         cmocka_unit_test(test_header_blocks),  cmocka_unit_test(test_preface),
-        cmocka_unit_test(test_bucket),
+        cmocka_unit_test(test_bucket),         cmocka_unit_test(test_allowance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
