@@ -279,19 +279,22 @@ def test_http2_floods(baton, tiny, tmp_path, attack, https):
     with front(baton, tiny, tmp_path, router_args=args, https=context) as cluster:
         ttfts(cluster, 50)
         quiet, before = ttfts(cluster, 200), cluster.router.rss_kb()
-        held = []
+        held, grpc_s = [], []
         with grpc_channel(cluster, tmp_path) as channel, Flood(cluster, attack) as flood:
             stub = rpc.InferenceStub(channel)
             loaded, deadline = [], time.monotonic() + 2.5
             while time.monotonic() < deadline:
                 loaded += ttfts(cluster, 5)
+                started = time.monotonic()
                 answer = stub.Generate(pb.GenerateRequest(text="x", sampling=pb.SamplingParams(max_tokens=2)), timeout=10)
                 assert sum(len(part.tokens) for part in answer) == 2
+                grpc_s.append(time.monotonic() - started)
                 held.append(cluster.router.rss_kb())
         print(f"{flood.n_connections} connections, {flood.n_cut} cut, {flood.n_bytes >> 10} KiB sent; RSS {before} -> "
               f"{max(held)} kB; TTFT p50 {statistics.median(quiet) * 1e3:.2f} -> {statistics.median(loaded) * 1e3:.2f} ms, p99 "
               f"{p99(quiet) * 1e3:.2f} -> {p99(loaded) * 1e3:.2f} ms")
         assert max(held) - before < 64 * 1024
         assert p99(loaded) < 2 * p99(quiet) + 0.05
+        assert statistics.median(grpc_s) < 0.25, f"a gRPC call took {max(grpc_s):.2f} s, one in two {statistics.median(grpc_s):.2f} s"
         assert "silent too long" not in cluster.router.log_path.read_text()
         assert len(events(cluster, stream_body(20))) == 20
