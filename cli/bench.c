@@ -12,6 +12,7 @@
 #include "cli/bench_load.h"
 #include "cli/bench_report.h"
 #include "common/base/config.h"
+#include "common/base/file.h"
 
 enum {
     OPTIONS = 32,
@@ -113,34 +114,12 @@ static bt_status read_number(const char *name, const char *text, double min, dou
 
 /* ---- the plan ---- */
 
-static bt_status read_file(const char *path, char **text, size_t *n, struct bt_error *err) {
-    FILE *file = fopen(path, "rb");
-    long size = -1;
-    if (file && fseek(file, 0, SEEK_END) == 0)
-        size = ftell(file);
-    if (!file || size < 0 || fseek(file, 0, SEEK_SET) != 0) {
-        bt_fail(err, BT_E_IO, "trace \"%.150s\": %s", path, strerror(errno));
-    } else if (size > TRACE_BYTES_MAX) {
-        bt_fail(err, BT_E_TOO_LARGE, "trace \"%.150s\" has %ld bytes, at most %d", path, size,
-                TRACE_BYTES_MAX);
-    } else if (!(*text = malloc((size_t)size + 1))) {
-        bt_fail(err, BT_E_NO_MEMORY, "out of memory for trace \"%.150s\"", path);
-    } else {
-        *n = fread(*text, 1, (size_t)size, file);
-        fclose(file);
-        return BT_OK;
-    }
-    if (file)
-        fclose(file);
-    return err->status;
-}
-
 static bt_status plan_trace(struct bench *b, struct bt_error *err) {
     double speed = 1;
     char *text = NULL;
     size_t n = 0;
     BT_TRY(read_number("trace-speed", b->trace_speed, 1e-6, 1e6, &speed, err));
-    BT_TRY(read_file(b->trace, &text, &n, err));
+    BT_TRY(bt_file_read("trace", b->trace, TRACE_BYTES_MAX, &text, &n, err));
     struct bt_error why;
     bt_status status =
         bt_bench_plan_trace(&b->plan, (struct bt_slice){text, n}, speed,

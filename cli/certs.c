@@ -12,6 +12,7 @@
 
 #include "common/base/cert_maker.h"
 #include "common/base/config.h"
+#include "common/base/file.h"
 #include "common/base/tls.h"
 
 enum {
@@ -80,15 +81,6 @@ static bt_status write_pair(const struct certs *certs, const char *name, char *c
     return status;
 }
 
-static bt_status read_pem(const char *path, char out[PEM_BYTES_MAX], struct bt_error *err) {
-    FILE *file = fopen(path, "r");
-    if (!file)
-        return bt_fail(err, BT_E_IO, "cannot open \"%.160s\": %s", path, strerror(errno));
-    out[fread(out, 1, PEM_BYTES_MAX - 1, file)] = 0;
-    fclose(file);
-    return BT_OK;
-}
-
 static bt_status refuse_if_there(const struct certs *certs, const char *name,
                                  struct bt_error *err) {
     char path[PATH_BYTES];
@@ -122,14 +114,19 @@ static bt_status make_ca(const struct certs *certs, struct bt_ca **out, struct b
 }
 
 static bt_status read_ca(const struct certs *certs, struct bt_ca **out, struct bt_error *err) {
-    static char cert[PEM_BYTES_MAX], key[PEM_BYTES_MAX];
-    char path[PATH_BYTES];
+    char path[PATH_BYTES], *cert = NULL, *key = NULL;
+    size_t n_cert, n_key = 0;
     path_of(certs, "ca", true, path);
-    BT_TRY(read_pem(path, key, err));
+    bt_status status = bt_file_read("the authority's key", path, PEM_BYTES_MAX, &key, &n_key, err);
     path_of(certs, "ca", false, path);
-    BT_TRY(read_pem(path, cert, err));
-    bt_status status = bt_ca_read(cert, key, out, err);
-    explicit_bzero(key, sizeof key);
+    if (status == BT_OK)
+        status = bt_file_read("the authority", path, PEM_BYTES_MAX, &cert, &n_cert, err);
+    if (status == BT_OK)
+        status = bt_ca_read(cert, key, out, err);
+    if (key)
+        explicit_bzero(key, n_key);
+    free(key);
+    free(cert);
     return status;
 }
 

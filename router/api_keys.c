@@ -1,8 +1,6 @@
 /* Reads the file of hashed API keys and compares what clients show with it. */
 #include "router/api_keys.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -10,6 +8,7 @@
 #include <openssl/evp.h>
 
 #include "common/base/assert.h"
+#include "common/base/file.h"
 
 enum { FILE_BYTES_MAX = 1 << 20, FIELDS_MAX = 4 };
 
@@ -195,23 +194,11 @@ bt_status bt_api_keys_parse(const char *path, const char *text, size_t n_bytes,
 }
 
 bt_status bt_api_keys_open(const char *path, struct bt_api_keys **out, struct bt_error *err) {
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return bt_fail(err, BT_E_IO, "api-key-file \"%.100s\": %s", path, strerror(errno));
-    char *text = malloc(FILE_BYTES_MAX + 1);
-    size_t n = text ? fread(text, 1, FILE_BYTES_MAX + 1, file) : 0;
-    bt_status status;
-    if (!text)
-        status = bt_fail(err, BT_E_NO_MEMORY, "out of memory for API keys");
-    else if (ferror(file))
-        status = bt_fail(err, BT_E_IO, "api-key-file \"%.100s\": %s", path, strerror(errno));
-    else if (n > FILE_BYTES_MAX)
-        status = bt_fail(err, BT_E_INVALID, "api-key-file \"%.100s\" has more than %d bytes", path,
-                         FILE_BYTES_MAX);
-    else
-        status = bt_api_keys_parse(path, text, n, out, err);
+    char *text;
+    size_t n;
+    BT_TRY(bt_file_read("api-key-file", path, FILE_BYTES_MAX, &text, &n, err));
+    bt_status status = bt_api_keys_parse(path, text, n, out, err);
     free(text);
-    fclose(file);
     return status;
 }
 

@@ -112,13 +112,21 @@ static void write_workers(struct evbuffer *out, const struct views *views) {
     write_step_quantiles(out, views);
 }
 
-static void write_table(struct evbuffer *out, const struct bt_router_counters *c,
-                        const struct bt_shell *shell) {
-    const struct {
-        const char *name, *help;
-        enum bt_metric_kind kind;
-        uint64_t value;
-    } rows[] = {
+struct row {
+    const char *name, *help;
+    enum bt_metric_kind kind;
+    uint64_t value;
+};
+
+static void write_rows(struct evbuffer *out, const struct row *rows, size_t n_rows) {
+    for (size_t i = 0; i < n_rows; i++) {
+        bt_metrics_family(out, rows[i].name, rows[i].kind, rows[i].help);
+        bt_metrics_u64(out, rows[i].name, NULL, 0, rows[i].value);
+    }
+}
+
+static void write_core(struct evbuffer *out, const struct bt_router_counters *c) {
+    const struct row rows[] = {
         {"baton_requests_live", "Requests in the router.", BT_METRIC_GAUGE, c->live},
         {"baton_requests_queued", "Of them, waiting for a place.", BT_METRIC_GAUGE, c->queued},
         {"baton_requests_streaming", "Of them, decoding.", BT_METRIC_GAUGE, c->streaming},
@@ -127,8 +135,6 @@ static void write_table(struct evbuffer *out, const struct bt_router_counters *c
          c->token_budget},
         {"baton_prefix_blocks", "Blocks known to be cached on workers.", BT_METRIC_GAUGE,
          c->prefix_blocks},
-        {"baton_streams_blocked", "Streams whose client does not read.", BT_METRIC_GAUGE,
-         shell->sse.n_blocked},
         {"baton_requests_total", "Requests accepted.", BT_METRIC_COUNTER, c->submitted},
         {"baton_prompt_tokens_total", "Prompt tokens accepted.", BT_METRIC_COUNTER,
          c->prompt_tokens},
@@ -173,6 +179,14 @@ static void write_table(struct evbuffer *out, const struct bt_router_counters *c
          c->pages_held},
         {"baton_request_kv_bytes_total", "KV bytes moved for requests that ended.",
          BT_METRIC_COUNTER, c->kv_bytes},
+    };
+    write_rows(out, rows, sizeof rows / sizeof rows[0]);
+}
+
+static void write_shell(struct evbuffer *out, const struct bt_shell *shell) {
+    const struct row rows[] = {
+        {"baton_streams_blocked", "Streams whose client does not read.", BT_METRIC_GAUGE,
+         shell->sse.n_blocked},
         {"baton_http_requests_total", "Requests for generated text.", BT_METRIC_COUNTER,
          shell->n_http_requests},
         {"baton_http_refused_total", "Of them, refused.", BT_METRIC_COUNTER, shell->n_http_refused},
@@ -182,10 +196,7 @@ static void write_table(struct evbuffer *out, const struct bt_router_counters *c
         {"baton_sse_stuck_total", "Streams cut because the client did not read.", BT_METRIC_COUNTER,
          shell->sse.n_stuck},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        bt_metrics_family(out, rows[i].name, rows[i].kind, rows[i].help);
-        bt_metrics_u64(out, rows[i].name, NULL, 0, rows[i].value);
-    }
+    write_rows(out, rows, sizeof rows / sizeof rows[0]);
 }
 
 struct labelled {
@@ -243,7 +254,8 @@ void bt_metrics_on_page(void *arg, struct bt_http_call *call) {
     collect(shell, &views);
     if (out) {
         const struct bt_router_counters *counters = bt_router_core_counters(shell->core);
-        write_table(out, counters, shell);
+        write_core(out, counters);
+        write_shell(out, shell);
         bt_http_door_write_metrics(shell, out);
         bt_grpc_door_write_metrics(shell, out);
         write_reasons(out, counters);

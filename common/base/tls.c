@@ -1,7 +1,6 @@
 /* Reads certificate, key and CAs into a context that new connections use, and reads them again. */
 #include "common/base/tls.h"
 
-#include <errno.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 #include <string.h>
 
 #include "common/base/assert.h"
+#include "common/base/file.h"
 #include "common/base/tls_inner.h"
 
 enum { FILE_BYTES_MAX = 1 << 20 };
@@ -19,32 +19,9 @@ enum { FILE_BYTES_MAX = 1 << 20 };
 
 /* ---- files ---- */
 
-/* The whole file as text; the caller frees it. */
 static bt_status read_file(const char *option, const char *path, char **out, struct bt_error *err) {
-    FILE *file = fopen(path, "rb");
-    if (!file)
-        return bt_fail(err, BT_E_IO, "%s \"%.120s\" cannot be opened: %s", option, path,
-                       strerror(errno));
-    char *text = malloc(FILE_BYTES_MAX + 1);
-    size_t n = text ? fread(text, 1, FILE_BYTES_MAX + 1, file) : 0;
-    int error = ferror(file) ? errno : 0;
-    fclose(file);
-    bt_status status = BT_OK;
-    if (!text)
-        status = bt_fail(err, BT_E_NO_MEMORY, "no memory to read %s \"%.120s\"", option, path);
-    else if (error)
-        status = bt_fail(err, BT_E_IO, "%s \"%.120s\" cannot be read: %s", option, path,
-                         strerror(error));
-    else if (n > FILE_BYTES_MAX)
-        status = bt_fail(err, BT_E_INVALID, "%s \"%.120s\" has more than %d bytes", option, path,
-                         FILE_BYTES_MAX);
-    if (status < 0) {
-        free(text);
-        return status;
-    }
-    text[n] = 0;
-    *out = text;
-    return BT_OK;
+    size_t n;
+    return bt_file_read(option, path, FILE_BYTES_MAX, out, &n, err);
 }
 
 /* Nobody is asked for a passphrase: a server has no terminal. */
@@ -98,7 +75,7 @@ static bt_status use_certificates(SSL_CTX *ctx, const char *path, const char *pe
 }
 
 static bt_status use_ca(SSL_CTX *ctx, const char *path, struct bt_error *err) {
-    char *pem;
+    char *pem = NULL;
     BT_TRY(read_file("tls-ca", path, &pem, err));
     BIO *bio = BIO_new_mem_buf(pem, -1);
     X509 *ca;
@@ -266,7 +243,7 @@ fail:
 }
 
 bt_status bt_tls_reload(struct bt_tls *tls, struct bt_error *err) {
-    struct bt_tls_material *fresh;
+    struct bt_tls_material *fresh = NULL;
     BT_TRY(read_material(&tls->config, &fresh, err));
     pthread_mutex_lock(&tls->lock);
     struct bt_tls_material *old = tls->material;
