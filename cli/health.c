@@ -43,7 +43,7 @@ int bt_health_main(int argc, char **argv) {
     bool serving = false;
     bt_log_set_level(BT_LOG_ERROR);
     bt_rpc_init();
-    status = bt_health_ask(address, service, timeout_ms, &serving, &err);
+    status = bt_health_client_ask(address, service, timeout_ms, &serving, &err);
     bt_rpc_fini();
     if (status < 0) {
         fprintf(stderr, "baton health: %s\n", err.text);

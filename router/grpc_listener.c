@@ -73,6 +73,13 @@ static void close_connection(struct connection *c) {
     free(c);
 }
 
+static void close_all(struct list *list) {
+    for (struct connection *c = list->first, *next; c; c = next) {
+        next = c->next;
+        close_connection(c);
+    }
+}
+
 static void turn_strange(struct connection *c) {
     c->listener->counters.n_strange++;
     close_connection(c);
@@ -230,10 +237,8 @@ bt_status bt_grpc_listener_start(struct event_base *base,
 void bt_grpc_listener_destroy(struct bt_grpc_listener *listener) {
     if (!listener)
         return;
-    while (listener->waiting.first)
-        close_connection(listener->waiting.first);
-    while (listener->open.first)
-        close_connection(listener->open.first);
+    close_all(&listener->waiting);
+    close_all(&listener->open);
     struct event *events[] = {listener->accept_event, listener->resume_event};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
         if (events[i])

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "common/text/utf8.h"
-#include "router/openai_choices.h"
+#include "router/openai_choice_fields.h"
 #include "router/openai_fields.h"
 #include "router/openai_messages.h"
 #include "router/openai_prompts.h"
@@ -247,7 +247,7 @@ static bt_status read_all(const struct bt_generate_check *check, uint32_t vocab_
                                       request->kind == BT_OPENAI_DETOKENIZE ? "tokens" : "prompt",
                                       vocab_tokens, request));
     if (request->kind == BT_OPENAI_CHAT || request->kind == BT_OPENAI_COMPLETION)
-        return bt_openai_choices_read(check, vocab_tokens, request);
+        return bt_openai_choice_fields_read(check, vocab_tokens, request);
     return BT_OK;
 }
 

@@ -123,8 +123,8 @@ static bt_status judge(struct ask *ask, const char *address, const char *service
     return status;
 }
 
-bt_status bt_health_ask(const char *address, const char *service, uint32_t timeout_ms,
-                        bool *serving, struct bt_error *err) {
+bt_status bt_health_client_ask(const char *address, const char *service, uint32_t timeout_ms,
+                               bool *serving, struct bt_error *err) {
     if (strlen(service) > SERVICE_BYTES_MAX)
         return bt_fail(err, BT_E_INVALID, "service has %zu bytes, at most %d", strlen(service),
                        SERVICE_BYTES_MAX);

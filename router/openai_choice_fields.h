@@ -5,5 +5,5 @@
 #include "router/openai_request.h"
 
 /* Reads them into *request; prompts, stream and limits have been read. */
-bt_status bt_openai_choices_read(const struct bt_generate_check *check, uint32_t vocab_tokens,
-                                 struct bt_openai_request *request);
+bt_status bt_openai_choice_fields_read(const struct bt_generate_check *check, uint32_t vocab_tokens,
+                                       struct bt_openai_request *request);

@@ -1,5 +1,5 @@
 /* Reads how many answers an OpenAI request wants and what is to be told of their tokens. */
-#include "router/openai_choices.h"
+#include "router/openai_choice_fields.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -166,8 +166,8 @@ static bt_status read_bias(const struct bt_generate_check *check, uint32_t vocab
     return BT_OK;
 }
 
-bt_status bt_openai_choices_read(const struct bt_generate_check *check, uint32_t vocab_tokens,
-                                 struct bt_openai_request *request) {
+bt_status bt_openai_choice_fields_read(const struct bt_generate_check *check, uint32_t vocab_tokens,
+                                       struct bt_openai_request *request) {
     BT_TRY(bt_openai_bool(check, request->root, "echo", &request->echo, NULL));
     if (request->echo && request->kind == BT_OPENAI_CHAT)
         return bt_openai_refuse_unsupported(check, "echo",
