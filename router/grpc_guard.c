@@ -22,29 +22,31 @@ enum {
 enum { END_STREAM = 1, ACK = 1, END_HEADERS = 4 };
 /* Some calls a second for each of a thousand connections, which gRPC still clears away. */
 enum { FAIR_PER_S_MIN = 16 };
+enum { COSTLY = 128 };
 
 bool bt_grpc_guard_is_open(const struct bt_grpc_guard *guard) {
     return guard->n_preface == BT_GRPC_PREFACE_BYTES;
 }
 
-/* In sixteenths of a reset. */
+/* A reset is COSTLY. */
 static uint32_t cost(uint8_t type, uint8_t flags, uint32_t length) {
     switch (type) {
     case DATA:
-        return !length && !(flags & END_STREAM) ? 16 : 0;
+        return !length && !(flags & END_STREAM) ? COSTLY : 0;
     case HEADERS: /* a call, or one that gRPC has to reset itself */
-        return 4;
+        return COSTLY / 4;
     case SETTINGS:
     case PING: /* gRPC answers each, and hangs up only when a queue has grown */
-        return flags & ACK ? 0 : 16;
-    case WINDOW_UPDATE: /* an eager client sends two for each message it gets */
+        return flags & ACK ? 0 : COSTLY;
+    case WINDOW_UPDATE: /* an eager client sends two for each token it gets, and gets 25,000 a
+                           second */
         return 1;
     case PRIORITY:
     case RST_STREAM:
     case PUSH_PROMISE:
-        return 16;
+        return COSTLY;
     default:
-        return type > CONTINUATION ? 16 : 0;
+        return type > CONTINUATION ? COSTLY : 0;
     }
 }
 
@@ -76,9 +78,9 @@ static bt_status take_header(struct bt_grpc_guard *guard, uint32_t *n_costly,
     uint32_t length = (uint32_t)h[0] << 16 | (uint32_t)h[1] << 8 | h[2];
     guard->n_header = 0;
     guard->payload_left = length;
-    guard->sixteenths += cost(h[3], h[4], length);
-    *n_costly += guard->sixteenths / 16;
-    guard->sixteenths %= 16;
+    guard->parts += cost(h[3], h[4], length);
+    *n_costly += guard->parts / COSTLY;
+    guard->parts %= COSTLY;
     return check_block(guard, h[3], h[4], length, err);
 }
 

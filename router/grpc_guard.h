@@ -3,7 +3,7 @@
  * gRPC 1.51 has two holes that a stranger's frames reach: streams opened and reset in a row pile up
  * (CVE-2023-44487), and a header block without an end is gathered without a bound (CVE-2023-33953).
  * So header blocks are bounded here, and frames that cost the server more than the client (resets,
- * pings, settings, priorities, empty data; at a quarter calls, at a sixteenth window updates) are
+ * pings, settings, priorities, empty data; at a quarter calls, hardly window updates) are
  * counted, for the caller to slow the connection down. All other frames pass; payloads are not
  * looked at. Pure. */
 #pragma once
@@ -25,7 +25,7 @@ struct bt_grpc_guard {
     uint8_t header[9];
     uint32_t n_header;
     uint32_t payload_left;
-    uint32_t sixteenths;                /* of a costly frame, not yet counted */
+    uint32_t parts;                     /* of a costly frame, not yet counted */
     uint32_t block_bytes, block_frames; /* of the header block that is open; 0 frames: none */
 };
 

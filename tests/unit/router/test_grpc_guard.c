@@ -66,8 +66,8 @@ static void test_ordinary_calls(void **state) {
         add(&s, DATA, 0, 1000);
         add(&s, DATA, 1, 0);
     }
-    expect(&s, BT_OK, 12); /* 201 sixteenths */
-    for (int i = 0; i < 16; i++)
+    expect(&s, BT_OK, 12); /* and 65 of 128 parts */
+    for (int i = 0; i < 63; i++)
         add(&s, WINDOW_UPDATE, 0, 4);
     expect(&s, BT_OK, 13);
 }
