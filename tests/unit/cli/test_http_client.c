@@ -47,7 +47,7 @@ static pid_t serve(int listener, const char *until, const char *word, const char
     }
     for (size_t at = 0; at < strlen(answer);) {
         size_t piece = strlen(answer) - at < 7 ? strlen(answer) - at : 7;
-        ssize_t sent = write(fd, answer + at, piece);
+        ssize_t sent = send(fd, answer + at, piece, MSG_NOSIGNAL); /* the reader may be gone */
         if (sent <= 0)
             _exit(4);
         at += (size_t)sent;
