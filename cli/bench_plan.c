@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,6 +104,13 @@ static bt_status add_line(struct bt_bench_plan *plan, struct bt_slice text, uint
     return BT_OK;
 }
 
+static bool is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r')
+            return false;
+    return true;
+}
+
 bt_status bt_bench_plan_trace(struct bt_bench_plan *plan, struct bt_slice trace, double speed,
                               uint32_t n_requests_max, struct bt_error *err) {
     uint32_t capacity = 0, line = 0;
@@ -114,7 +122,7 @@ bt_status bt_bench_plan_trace(struct bt_bench_plan *plan, struct bt_slice trace,
         size_t n = end ? (size_t)(end - begin) : trace.n_bytes - at;
         at += n + 1;
         line++;
-        if (strspn(begin, " \t\r") >= n)
+        if (is_blank(begin, n))
             continue;
         BT_TRY(add_line(plan, (struct bt_slice){begin, n}, line, speed, &capacity, err));
     }
