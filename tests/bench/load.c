@@ -160,8 +160,10 @@ void load_report(struct load *load) {
     struct rusage usage;
     double wall_s = (double)(load_now_us() - load->started_us) / 1e6;
     getrusage(RUSAGE_SELF, &usage);
-    qsort(load->ttft.us, load->ttft.n, sizeof *load->ttft.us, by_size);
-    qsort(load->delay.us, load->delay.n, sizeof *load->delay.us, by_size);
+    if (load->ttft.n)
+        qsort(load->ttft.us, load->ttft.n, sizeof *load->ttft.us, by_size);
+    if (load->delay.n)
+        qsort(load->delay.us, load->delay.n, sizeof *load->delay.us, by_size);
     for (char *c = load->error; *c; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ')
             *c = ' ';
