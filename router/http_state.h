@@ -13,7 +13,8 @@
 
 enum {
     BT_HTTP_UNREAD_BYTES_MAX = 65536, /* kept of what a client sends while it is being answered */
-    BT_HTTP_READ_BYTES = 65536,       /* taken from a connection in one turn of the loop */
+    BT_HTTP_READ_BYTES = 16384, /* taken from a connection in one turn of the loop: with four times
+                                   as much, everybody's first token waits for large bodies */
     BT_HTTP_LINGER_US = 1000000,
     BT_HTTP_LINGER_BYTES_MAX = 1 << 20,
     BT_HTTP_BODY_BYTES_PER_S = 65536, /* a body that comes slower than this is cut in time */

@@ -5,8 +5,10 @@
 
 For each attack a router of its own, before a worker that costs nothing (mock_worker). The well-behaved client asks one request
 after the other, by HTTP on a new connection each time (sse_load --fresh) and by gRPC on one that it keeps (grpc_load): first
-alone (`alone`), then while the attack goes on. abuse_*_ratio_p99: the p99 under attack by the p99 alone before the same attack; a
-request that fails counts as one that lasted to the end.
+alone (`alone`), then while a second router on this machine is attacked, then while its own is. abuse_*_ratio_p99: the p99 under
+attack by the p99 alone before the same attack; abuse_*_elsewhere_p99: the same with the attack on the second router, so what the
+hostile clients cost by sharing the processors; abuse_*_own_p99: the one by the other, so what the attacked router's own client feels
+more than anybody on the machine. A request that fails counts as one that lasted to the end.
 abuse_rss_grown: the most memory that the router had, less what it had before the attack. abuse_rss_bound: what its start log says
 that all HTTP connections may hold.
 
@@ -134,10 +136,14 @@ class Bench:
     def one(self, name, folder):
         self.n_failed = 0
         mock = ["--interval-us", 1000, "--vocab", VOCAB, "--max-context", 100000]
-        with front(self.args.build / "baton", self.args.model, folder, mock) as cluster:
+        binary, model = self.args.build / "baton", self.args.model
+        with front(binary, model, folder, mock) as cluster, front(binary, model, folder, mock) as second:
             for door in ("http", "grpc"):
                 self.ttft_ms(cluster, door, 50)
             alone = self.both_doors(cluster, "alone")
+            with attacked(name, second) as ended:
+                elsewhere = self.both_doors(cluster, name + " elsewhere")
+                ended()
             idle = memory_mb(cluster, "VmRSS")
             with attacked(name, cluster) as ended:
                 beside = self.both_doors(cluster, name)
@@ -145,6 +151,8 @@ class Bench:
                 log(f"{name}: {ended()}")
             for door in beside:
                 self.add(f"abuse_{door}_ratio_p99", name, "ratio", beside[door] / alone[door])
+                self.add(f"abuse_{door}_elsewhere_p99", name, "ratio", elsewhere[door] / alone[door])
+                self.add(f"abuse_{door}_own_p99", name, "ratio", beside[door] / elsewhere[door])
             self.add("abuse_rss_grown", name, "MB", memory_mb(cluster, "VmHWM") - idle)
             self.add("abuse_failed", name, "requests", self.n_failed)
             return printed_bound_kb(cluster) / 1024
