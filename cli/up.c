@@ -32,7 +32,7 @@ struct up {
     const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context, *tls;
     const char *http_tls_cert, *http_tls_key, *api_key_file, *cors_origin;
     uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
-    bool once, insecure;
+    bool once, insecure, log_requests;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
     char url[128], grpc[64];
@@ -74,6 +74,7 @@ static void add_door(const struct up *up, struct bt_child *router) {
         bt_child_arg(router, "--api-key-file=%s", up->api_key_file);
     if (up->cors_origin)
         bt_child_arg(router, "--cors-origin=%s", up->cors_origin);
+    bt_child_arg(router, "--log-requests=%s", up->log_requests ? "yes" : "no");
     if (up->insecure)
         bt_child_arg(router, "--insecure");
 }
@@ -383,6 +384,8 @@ static size_t fill_cluster(struct up *up, struct bt_option *out) {
          .help = "Ask clients for a key of this file (`baton keys --help`)."},
         {"cors-origin", BT_OPTION_STRING, &up->cors_origin, .argument = "URL",
          .help = "Let pages of this origin call from browsers; '*': of any."},
+        {"log-requests", BT_OPTION_FLAG, &up->log_requests, "no",
+         .help = "Log a line for each request too; the live page and baton top show them anyway."},
         {"insecure", BT_OPTION_FLAG, &up->insecure, "no",
          .help = "Allow a --host that other machines reach although nothing is encrypted."},
     };
