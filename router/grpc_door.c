@@ -9,6 +9,7 @@
 #include "common/base/metrics.h"
 #include "common/base/tls.h"
 #include "router/grpc_api.h"
+#include "router/grpc_relay.h"
 #include "router/shell.h"
 
 static void on_readable(evutil_socket_t fd, short what, void *arg) {
@@ -73,6 +74,10 @@ static bt_status open_all(struct bt_grpc_api *api, struct bt_error *err) {
     api->event = event_new(base, bt_public_fd(api->server), EV_READ | EV_PERSIST, on_readable, api);
     if (!api->event || event_add(api->event, NULL) != 0)
         return bt_fail(err, BT_E_NO_MEMORY, "cannot watch the gRPC port's calls");
+    double passing = (double)o->grpc_connections_max * (double)bt_grpc_relay_bytes_max(api->tls);
+    BT_INFO("gRPC: at most %" PRIu32
+            " connections, %.1f MiB for what passes on them and %d MiB in gRPC's own buffers",
+            o->grpc_connections_max, passing / (1 << 20), BT_PUBLIC_QUOTA_BYTES >> 20);
     return BT_OK;
 }
 

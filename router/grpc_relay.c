@@ -10,7 +10,12 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 
-enum { IN_BYTES = 16384, OUT_BYTES = 65536, ROUNDS_PER_TURN = 16 };
+enum {
+    IN_BYTES = 16384,
+    OUT_BYTES = 65536,
+    TLS_BYTES = 49152, /* as at the HTTP port: measured 15 KiB, 46 in the handshake */
+    ROUNDS_PER_TURN = 16,
+};
 
 struct buffer {
     size_t at, end;
@@ -263,6 +268,10 @@ void bt_grpc_relay_destroy(struct bt_grpc_relay *relay) {
         close(relay->inner);
     free(relay->out.bytes);
     free(relay);
+}
+
+size_t bt_grpc_relay_bytes_max(bool is_tls) {
+    return sizeof(struct bt_grpc_relay) + OUT_BYTES + (is_tls ? TLS_BYTES : 0);
 }
 
 int bt_grpc_relay_open(struct bt_grpc_relay *relay) {

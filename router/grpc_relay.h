@@ -7,6 +7,7 @@
  * slowly, and so only slows itself down. Loop thread. */
 #pragma once
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "common/base/tls.h"
 #include "router/grpc_guard.h"
@@ -33,6 +34,8 @@ struct bt_grpc_relay_config {
 /* Takes the non-blocking socket over; NULL, and it is closed, where there is no memory. */
 struct bt_grpc_relay *bt_grpc_relay_create(const struct bt_grpc_relay_config *config, int fd);
 void bt_grpc_relay_destroy(struct bt_grpc_relay *relay);
+/* What one connection may hold here; gRPC's own buffers are apart. */
+size_t bt_grpc_relay_bytes_max(bool is_tls);
 /* At SPEAKS: the other end of the pair, to be given to gRPC; -1: no descriptor or no memory. Bytes
  * flow from here on. */
 int bt_grpc_relay_open(struct bt_grpc_relay *relay);
