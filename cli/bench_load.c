@@ -361,9 +361,16 @@ static bt_status prepare(struct run *run, struct bt_error *err) {
     return ask_model(run, err);
 }
 
+static int by_size(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
 /* What did not end is not ok, and says why. */
 static void close_results(struct run *run) {
     struct bt_bench_load *load = run->load;
+    if (load->gaps.n)
+        qsort(load->gaps.us, load->gaps.n, sizeof *load->gaps.us, by_size);
     for (uint32_t i = 0; i < load->plan->n_items; i++) {
         struct bt_bench_result *result = &load->results[i];
         if (!result->end_us && !result->reason[0])

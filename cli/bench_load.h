@@ -35,7 +35,7 @@ struct bt_bench_result {
     char reason[BT_BENCH_REASON_BYTES];        /* why it is not ok */
 };
 
-struct bt_bench_gaps { /* between two events of one stream, all requests */
+struct bt_bench_gaps { /* between two events of one stream, all requests; ascending at the end */
     uint32_t *us;
     uint64_t n, capacity;
 };

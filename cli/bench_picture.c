@@ -95,11 +95,6 @@ static void draw_requests(FILE *out, const struct bt_bench_load *load,
     }
 }
 
-static int compare(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The share of gaps that are at most so long. */
 static void draw_spread(FILE *out, const struct bt_bench_load *load,
                         const struct bt_bench_report *r) {
@@ -113,7 +108,6 @@ static void draw_spread(FILE *out, const struct bt_bench_load *load,
     }
     for (uint64_t i = 0; i < load->gaps.n; i++)
         sorted[i] = load->gaps.us[i] / 1e3;
-    qsort(sorted, load->gaps.n, sizeof *sorted, compare);
     fprintf(out, "<polyline class=\"curve\" points=\"");
     for (int i = 0; i <= CURVE_POINTS; i++) {
         double share = (double)i / CURVE_POINTS;
