@@ -13,7 +13,6 @@
 enum {
     IN_BYTES = 16384,
     OUT_BYTES = 65536,
-    TLS_BYTES = 49152, /* as at the HTTP port: measured 15 KiB, 46 in the handshake */
     ROUNDS_PER_TURN = 16,
 };
 
@@ -271,7 +270,7 @@ void bt_grpc_relay_destroy(struct bt_grpc_relay *relay) {
 }
 
 size_t bt_grpc_relay_bytes_max(bool is_tls) {
-    return sizeof(struct bt_grpc_relay) + OUT_BYTES + (is_tls ? TLS_BYTES : 0);
+    return sizeof(struct bt_grpc_relay) + OUT_BYTES + (is_tls ? BT_TLS_STREAM_BYTES : 0);
 }
 
 int bt_grpc_relay_open(struct bt_grpc_relay *relay) {

@@ -21,11 +21,10 @@ enum {
     REPLY_STUCK_US = 30000000, /* an answer that the client takes no byte of for so long is cut */
     YOUNG_US = 1000000,        /* a silent connection younger than this is not displaced */
     CONNECTION_BYTES = 1024,   /* of one that is silent; measured */
-    TLS_BYTES = 49152, /* more of one that speaks TLS: measured 15 KiB, 46 in the handshake */
 };
 
 uint64_t bt_http_server_bytes_max(const struct bt_http_server_config *config) {
-    uint64_t each = CONNECTION_BYTES + (config->tls ? TLS_BYTES : 0);
+    uint64_t each = CONNECTION_BYTES + (config->tls ? BT_TLS_STREAM_BYTES : 0);
     return config->held_bytes_max + config->connections_max * each;
 }
 

@@ -69,6 +69,9 @@ const char *bt_tls_reason_sentence(unsigned long openssl_error);
  * writable where bt_tls_wants_write says so, else until it is readable, and call again. */
 struct bt_tls_stream;
 
+/* What a stream holds at most, for bounds: measured 15 KiB, 46 in the handshake. */
+enum { BT_TLS_STREAM_BYTES = 49152 };
+
 /* The fd stays the caller's, must be non-blocking, and is closed after bt_tls_stream_destroy.
  * roles: the peer's certificate must name one of them; 0: any that our CAs signed (or none at a
  * public door). NULL: no memory. */
