@@ -1,29 +1,48 @@
-/* Times the engine alone, as a worker's loop uses it: prefill of 512 tokens, decode from an empty
- * cache, decode of 16 sequences. One JSON row of samples per line.
- *
- *   bench_engine MODEL THREADS REPETITIONS */
+/* Times the engine alone, as a worker's loop uses it: prefill, decode at several depths, decode of
+ * several sequences together. One JSON row of samples per line. */
 #include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "common/base/limits.h"
 #include "common/engine/engine.h"
 
 enum {
-    PREFILL = 512,
-    DECODE = 128,
-    BATCH = 16,
-    SEQ_PAGES = (PREFILL + DECODE) / BT_PAGE_TOKENS,
+    CHUNK = 512, /* rows of a step of prefill */
+    DEPTH_MAX = 4096,
+    BATCH_MAX = 32,
+    BATCH_PROMPT = 128, /* tokens of each sequence before they decode together */
+    DECODE_SHORT = 128, /* tokens timed from an empty cache */
+    DECODE_DEEP = 64,   /* tokens timed at depth, and of each sequence of a batch */
+    CONTEXT = DEPTH_MAX + DECODE_SHORT,
+    N_PAGES = CONTEXT / BT_PAGE_TOKENS,
+    BATCH_PAGES = (BATCH_PROMPT + DECODE_DEEP) / BT_PAGE_TOKENS,
     REPETITIONS_MAX = 64,
 };
 
+_Static_assert(BATCH_MAX *BATCH_PAGES <= 2 * N_PAGES, "the pages of a batch are there");
+
+enum kind { PREFILL, DECODE, BATCH };
+
+static const struct row {
+    const char *name;
+    enum kind kind;
+    uint32_t n; /* prompt tokens, depth, or sequences */
+} ROWS[] = {
+    {"prefill_128", PREFILL, 128}, {"prefill_512", PREFILL, 512},  {"prefill_2048", PREFILL, 2048},
+    {"decode_d0", DECODE, 0},      {"decode_d2048", DECODE, 2048}, {"decode_d4096", DECODE, 4096},
+    {"batch_4", BATCH, 4},         {"batch_16", BATCH, 16},        {"batch_32", BATCH, 32},
+};
+enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
+
 struct bench {
     struct bt_engine *engine;
-    int32_t tokens[PREFILL];
-    uint32_t pages[BATCH][SEQ_PAGES];
     struct bt_sampling sampling;
     uint64_t next_step;
+    uint32_t pages[BATCH_MAX][N_PAGES];
 };
 
 static double now_s(void) {
@@ -34,12 +53,12 @@ static double now_s(void) {
 
 /* One step of n_seqs sequences, each with n_rows tokens from `position` on; waits for its end. */
 static void run_step(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t position) {
-    int32_t tokens[PREFILL];
-    struct bt_step_seq seqs[BATCH];
-    struct bt_step_result results[BATCH];
-    for (uint32_t i = 0; i < n_seqs * n_rows; i++)
-        tokens[i] = b->tokens[(position + i) % PREFILL];
-    for (uint32_t i = 0; i < n_seqs; i++)
+    int32_t tokens[CHUNK];
+    struct bt_step_seq seqs[BATCH_MAX];
+    struct bt_step_result results[BATCH_MAX];
+    for (uint32_t i = 0; i < n_seqs; i++) {
+        for (uint32_t j = 0; j < n_rows; j++)
+            tokens[i * n_rows + j] = (int32_t)(100 + (position + j + i * 11) * 37 % 40000);
         seqs[i] = (struct bt_step_seq){.seq = i,
                                        .first_row = i * n_rows,
                                        .n_rows = n_rows,
@@ -47,6 +66,7 @@ static void run_step(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t
                                        .pages = b->pages[i],
                                        .sample = true,
                                        .sampling = &b->sampling};
+    }
     struct bt_step step = {.id = ++b->next_step,
                            .tokens = tokens,
                            .n_rows = n_seqs * n_rows,
@@ -62,68 +82,127 @@ static void run_step(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t
             ;
     }
     for (uint32_t i = 0; i < n_seqs; i++)
-        if (results[i].token < 0)
+        if (results[i].token < 0) {
+            fprintf(stderr, "bench_engine: a step gave logits that are not finite\n");
             exit(1);
+        }
 }
 
-static double time_prefill(struct bench *b) {
+/* Fills each sequence's cache with n_tokens, one sequence after the other. */
+static void prefill(struct bench *b, uint32_t n_seqs, uint32_t n_tokens) {
+    for (uint32_t at = 0; at < n_tokens; at += CHUNK)
+        for (uint32_t i = 0; i < n_seqs; i++) {
+            uint32_t n = n_tokens - at < CHUNK ? n_tokens - at : CHUNK;
+            /* run_step takes sequences from the first one on. */
+            uint32_t kept[N_PAGES];
+            memcpy(kept, b->pages[0], sizeof kept);
+            memcpy(b->pages[0], b->pages[i], sizeof kept);
+            run_step(b, 1, n, at);
+            memcpy(b->pages[0], kept, sizeof kept);
+        }
+}
+
+static double decode(struct bench *b, uint32_t n_seqs, uint32_t depth, uint32_t n_tokens) {
+    run_step(b, n_seqs, 1, depth);
     double start = now_s();
-    run_step(b, 1, PREFILL, 0);
-    return PREFILL / (now_s() - start);
+    for (uint32_t i = 1; i < n_tokens; i++)
+        run_step(b, n_seqs, 1, depth + i);
+    return n_seqs * (n_tokens - 1) / (now_s() - start);
 }
 
-static double time_decode(struct bench *b, uint32_t n_seqs) {
-    run_step(b, n_seqs, 1, 0);
-    double start = now_s();
-    for (uint32_t i = 0; i < DECODE; i++)
-        run_step(b, n_seqs, 1, 1 + i);
-    return n_seqs * DECODE / (now_s() - start);
+/* Sequence i's pages: all of them for one sequence, a share for each of a batch. */
+static void share_pages(struct bench *b, uint32_t n_seqs) {
+    uint32_t share = n_seqs == 1 ? N_PAGES : BATCH_PAGES;
+    for (uint32_t i = 0; i < n_seqs; i++)
+        for (uint32_t j = 0; j < share; j++)
+            b->pages[i][j] = i * share + j;
 }
 
-static void print_row(const char *row, uint32_t n_threads, const double *samples, uint32_t n) {
-    printf("{\"row\": \"%s\", \"engine\": \"baton\", \"threads\": %u, \"unit\": \"tokens/s\", "
+/* Tokens per second. */
+static double measure(struct bench *b, const struct row *row) {
+    share_pages(b, row->kind == BATCH ? row->n : 1);
+    if (row->kind == PREFILL) {
+        double start = now_s();
+        prefill(b, 1, row->n);
+        return row->n / (now_s() - start);
+    }
+    if (row->kind == DECODE) {
+        prefill(b, 1, row->n);
+        return decode(b, 1, row->n, row->n ? DECODE_DEEP : DECODE_SHORT);
+    }
+    prefill(b, row->n, BATCH_PROMPT);
+    return decode(b, row->n, BATCH_PROMPT, DECODE_DEEP);
+}
+
+static void print_row(const char *row, const char *engine, uint32_t n_threads,
+                      const double *samples, uint32_t n) {
+    printf("{\"row\": \"%s\", \"engine\": \"%s\", \"threads\": %u, \"unit\": \"tokens/s\", "
            "\"samples\": [",
-           row, n_threads);
+           row, engine, n_threads);
     for (uint32_t i = 0; i < n; i++)
         printf("%s%.2f", i ? ", " : "", samples[i]);
     printf("]}\n");
 }
 
+static bool is_wanted(const char *name, char **words, int n) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(words[i], name) == 0)
+            return true;
+    return n == 0;
+}
+
+static int usage(void) {
+    fprintf(stderr, "usage: bench_engine MODEL THREADS REPETITIONS PROFILE [ROW...]\n"
+                    "PROFILE: fast, bf16 or exact. Rows (all by default):");
+    for (int i = 0; i < N_ROWS; i++)
+        fprintf(stderr, " %s", ROWS[i].name);
+    fprintf(stderr, "\n");
+    return 2;
+}
+
+/* 0: there is none of that name. */
+static enum bt_profile find_profile(const char *name) {
+    static const char *const names[] = {
+        [BT_PROFILE_FAST] = "fast", [BT_PROFILE_BF16] = "bf16", [BT_PROFILE_EXACT] = "exact"};
+    for (int i = BT_PROFILE_FAST; i <= BT_PROFILE_EXACT; i++)
+        if (strcmp(names[i], name) == 0)
+            return (enum bt_profile)i;
+    return (enum bt_profile)0;
+}
+
 int main(int argc, char **argv) {
-    uint32_t n_threads = argc == 4 ? (uint32_t)atoi(argv[2]) : 0;
-    uint32_t n = argc == 4 ? (uint32_t)atoi(argv[3]) : 0;
-    if (!n_threads || !n || n > REPETITIONS_MAX) {
-        fprintf(stderr, "usage: bench_engine MODEL THREADS REPETITIONS\n");
-        return 2;
-    }
+    uint32_t n_threads = argc >= 5 ? (uint32_t)atoi(argv[2]) : 0;
+    uint32_t n = argc >= 5 ? (uint32_t)atoi(argv[3]) : 0;
+    enum bt_profile profile = argc >= 5 ? find_profile(argv[4]) : (enum bt_profile)0;
+    if (!n_threads || !n || n > REPETITIONS_MAX || !profile)
+        return usage();
     static struct bench b;
     struct bt_error err = {0};
     const struct bt_engine_params params = {.model_path = argv[1],
                                             .n_threads = n_threads,
-                                            .profile = BT_PROFILE_FAST,
-                                            .n_pages = BATCH * SEQ_PAGES,
-                                            .max_rows = PREFILL,
-                                            .max_seqs = BATCH,
-                                            .max_context = PREFILL + DECODE};
+                                            .pin = true,
+                                            .profile = profile,
+                                            .n_pages = 2 * N_PAGES,
+                                            .max_rows = CHUNK,
+                                            .max_seqs = BATCH_MAX,
+                                            .max_context = CONTEXT};
     if (bt_engine_create(&params, &b.engine, &err) < 0) {
         fprintf(stderr, "bench_engine: %s\n", err.text);
         return 1;
     }
-    b.sampling = (struct bt_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = DECODE};
-    for (uint32_t i = 0; i < PREFILL; i++)
-        b.tokens[i] = (int32_t)(100 + i * 37 % 40000);
-    for (uint32_t i = 0; i < BATCH * SEQ_PAGES; i++)
-        b.pages[i / SEQ_PAGES][i % SEQ_PAGES] = i;
-    double prefill[REPETITIONS_MAX], decode[REPETITIONS_MAX], batch[REPETITIONS_MAX];
-    for (uint32_t i = 0; i <= n; i++) { /* the first one warms up */
-        uint32_t at = i ? i - 1 : 0;
-        prefill[at] = time_prefill(&b);
-        decode[at] = time_decode(&b, 1);
-        batch[at] = time_decode(&b, BATCH);
+    b.sampling = (struct bt_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = CONTEXT};
+    char engine[32];
+    snprintf(engine, sizeof engine, profile == BT_PROFILE_FAST ? "baton" : "baton-%s", argv[4]);
+    for (int r = 0; r < N_ROWS; r++) {
+        double samples[REPETITIONS_MAX];
+        if (!is_wanted(ROWS[r].name, argv + 5, argc - 5))
+            continue;
+        measure(&b, &ROWS[r]); /* warms up */
+        for (uint32_t i = 0; i < n; i++)
+            samples[i] = measure(&b, &ROWS[r]);
+        print_row(ROWS[r].name, engine, n_threads, samples, n);
+        fflush(stdout);
     }
-    print_row("prefill_512", n_threads, prefill, n);
-    print_row("decode_d0", n_threads, decode, n);
-    print_row("decode_16_seqs", n_threads, batch, n);
     bt_engine_destroy(b.engine);
     return 0;
 }
