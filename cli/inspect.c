@@ -199,7 +199,7 @@ static void print_costs(const struct shape *shape, const struct totals *totals) 
                bt_size_text((double)bytes * CONTEXT_SHOWN, at_context), CONTEXT_SHOWN);
     }
     if (shape->window)
-        printf("  %-22s%s\n", "", "layers with a sliding window need less than that");
+        printf("  %-22s%s\n", "", "kept whole: what the sliding window no longer sees too");
 }
 
 /* The cache's growth, where the file says its heads. */

@@ -232,6 +232,7 @@ static void attend(const struct bt_forward *f, const struct bt_query *query, uin
         .head_dim = f->shape.head_dim,
         .position = position,
         .n_rows = end - first,
+        .window = f->shape.window,
         .scale = f->scale,
         .q = f->qkv + (size_t)(query->row + first) * qkv_stride(f),
         .q_stride = qkv_stride(f),

@@ -91,14 +91,8 @@ static bt_status read_optional_f32(const struct bt_gguf *gguf, const char *key, 
     return bt_gguf_find_key(gguf, key) ? bt_gguf_get_f32(gguf, key, out, err) : BT_OK;
 }
 
-static bt_status refuse_what_changes_attention(const struct bt_gguf *gguf, uint32_t context,
-                                               struct bt_error *err) {
-    uint32_t window = 0, n_experts = 0;
-    BT_TRY(read_optional(gguf, "llama.attention.sliding_window", 0, UINT32_MAX, &window, err));
-    if (window && window < context)
-        return bt_fail(err, BT_E_UNSUPPORTED,
-                       "llama.attention.sliding_window is %u, sliding windows are not supported",
-                       window);
+static bt_status refuse_what_changes_attention(const struct bt_gguf *gguf, struct bt_error *err) {
+    uint32_t n_experts = 0;
     BT_TRY(read_optional(gguf, "llama.expert_count", 0, UINT32_MAX, &n_experts, err));
     if (n_experts)
         return bt_fail(err, BT_E_UNSUPPORTED,
@@ -199,7 +193,11 @@ static bt_status read_shape(const struct bt_gguf *gguf, struct bt_model_shape *s
         return bt_fail(err, BT_E_INVALID, "llama.rope.freq_base is %g, must be 1 to 1e12",
                        (double)s->rope_base);
     BT_TRY(refuse_rope_scaling(gguf, err));
-    return refuse_what_changes_attention(gguf, s->context, err);
+    /* One window for every layer, as Mistral 7B has it; one that the context fits is none. */
+    BT_TRY(read_optional(gguf, "llama.attention.sliding_window", 0, UINT32_MAX, &s->window, err));
+    if (s->window >= s->context)
+        s->window = 0;
+    return refuse_what_changes_attention(gguf, err);
 }
 
 /* The end-of-sequence tokens: of the text, of the turn, of a message to a tool. */

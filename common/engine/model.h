@@ -23,6 +23,7 @@ struct bt_model_shape {
     uint32_t ffn_dim;    /* F */
     uint32_t n_vocab;    /* V */
     uint32_t context;    /* positions the model was trained for */
+    uint32_t window;     /* newest positions that a token sees, its own included; 0: all */
     float norm_eps;
     float rope_base;
 };

@@ -200,8 +200,8 @@ static bt_status hash_model(struct loading *ld, const struct bt_model_shape *s, 
     if (!state)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for a hash");
     XXH3_64bits_reset(state);
-    const uint32_t numbers[] = {s->n_layers, s->dim,   s->n_heads, s->n_kv_heads,
-                                s->head_dim, s->n_rot, s->ffn_dim, s->n_vocab};
+    const uint32_t numbers[] = {s->n_layers, s->dim,     s->n_heads, s->n_kv_heads, s->head_dim,
+                                s->n_rot,    s->ffn_dim, s->n_vocab, s->window};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         hash_u32(state, numbers[i]);
     hash_f32(state, s->norm_eps);

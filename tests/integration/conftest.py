@@ -41,6 +41,12 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
+def window():
+    """A random Mistral with a sliding window of 24 positions."""
+    return ROOT / "tests" / "fixtures" / "tiny_window" / "tiny-mistral-BF16.gguf"
+
+
+@pytest.fixture(scope="session")
 def smollm2():
     cache = Path(os.environ.get("BATON_CACHE") or
                  Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "baton")

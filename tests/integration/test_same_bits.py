@@ -1,4 +1,5 @@
 """Disaggregated serving gives the bits of single-process serving: the logits hash and the logprobs of every step are compared."""
+import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
@@ -123,6 +124,18 @@ def test_threads_and_chunks(baton, tiny, logs):
         with Cluster(baton, tiny, logs, prefill=1, decode=1, disaggregate="always",
                      worker_args=["--threads", threads, "--chunk-tokens", chunk]) as cluster:
             compare(run(cluster, table, 8), expected)
+
+
+def test_sliding_window(baton, window, logs):
+    """A window of 24 positions, split and not, cold and from the prefix cache; greedy tokens are those of an independent reference."""
+    worker_args = ["--precision", "exact", "--kv-tokens", 32768, "--threads", 1]
+    # 4 layers x 2 KV heads x 16 dims x (K and V) x 16 tokens x f32
+    matrix(baton, window, logs, list(rows([16, 24, 25, 257, 1000], 768)), 8, 4 * 2 * 16 * 2 * PAGE * 4, [TOPOLOGIES["1P+1D"]], worker_args)
+    golden = json.loads((window.parent / "golden.json").read_text())
+    with Cluster(baton, window, logs, disaggregate="always", worker_args=worker_args) as cluster:
+        for _ in range(2):
+            choice = cluster.complete(golden["prompt_ids"], max_tokens=len(golden["greedy_ids"]), ignore_eos=True, temperature=0)
+            assert choice["token_ids"] == golden["greedy_ids"]
 
 
 @pytest.mark.slow

@@ -169,6 +169,33 @@ static void insert_f32(const char *name, float v) {
     insert_key(name, BT_GGUF_F32, &v, 4);
 }
 
+static uint32_t window_of_file(void) {
+    struct bt_model model = {0};
+    struct bt_error err = {0};
+    if (bt_model_open_memory(file, n_file, &model, &err) < 0)
+        fail_msg("%s", err.text);
+    uint32_t window = model.shape.window;
+    bt_model_close(&model);
+    assert_int_equal(read_file(NULL), 0);
+    return window;
+}
+
+/* One that the whole context fits is none. */
+static void test_a_sliding_window_counts_where_it_is_smaller_than_the_context(void **state) {
+    (void)state;
+    assert_int_equal(window_of_file(), 0);
+    static const uint32_t windows[][2] = {{0, 0},       {1, 1},    {512, 512},
+                                          {1023, 1023}, {1024, 0}, {UINT32_MAX, 0}};
+    for (size_t i = 0; i < sizeof windows / sizeof *windows; i++) {
+        insert_u32("llama.attention.sliding_window", windows[i][0]);
+        assert_int_equal(window_of_file(), windows[i][1]);
+    }
+    insert_f32("llama.attention.sliding_window", 512);
+    refused(BT_E_INVALID, "llama.attention.sliding_window");
+    insert_u32("llama.attention.sliding_window_pattern", 2);
+    refused(BT_E_UNSUPPORTED, "llama.attention.sliding_window_pattern");
+}
+
 static void accepted(void) {
     struct bt_model model = {0};
     struct bt_error err = {0};
@@ -180,10 +207,6 @@ static void accepted(void) {
 
 static void test_known_keys_count_only_where_they_change_nothing(void **state) {
     (void)state;
-    insert_u32("llama.attention.sliding_window", 512);
-    refused(BT_E_UNSUPPORTED, "llama.attention.sliding_window is 512");
-    insert_u32("llama.attention.sliding_window", 1024); /* the whole context */
-    accepted();
     insert_u32("llama.expert_count", 8);
     refused(BT_E_UNSUPPORTED, "llama.expert_count is 8");
     insert_u32("llama.expert_count", 0);
@@ -243,6 +266,7 @@ int main(void) {
         cmocka_unit_test(test_a_good_file_gives_its_numbers),
         cmocka_unit_test(test_numbers_out_of_range_are_refused),
         cmocka_unit_test(test_what_is_not_computed_is_refused),
+        cmocka_unit_test(test_a_sliding_window_counts_where_it_is_smaller_than_the_context),
         cmocka_unit_test(test_known_keys_count_only_where_they_change_nothing),
         cmocka_unit_test(test_wrong_tensors_are_refused),
         cmocka_unit_test(test_every_cut_is_refused),
