@@ -51,8 +51,11 @@ enum bt_prepared {
 
 /* What the cache holds. Inside one page, for each kv head: K, then V, heads ascending.
  * BF16: K is [head_dim / 2][16 tokens][2], V is [8][head_dim][2] (2 = two neighbouring tokens).
- * F32:  K is [head_dim][16 tokens],        V is [16 tokens][head_dim]. */
-enum bt_cache_type { BT_CACHE_BF16, BT_CACHE_F32, BT_CACHE_COUNT };
+ * F32:  K is [head_dim][16 tokens],        V is [16 tokens][head_dim].
+ * INT8: K and V as BF16, but integers of one byte; then the scales of K, f32 [16 tokens], and those
+ *       of V. A token's K (and its V) in one head: s = max|x| / 127, q = RNE(x / s); q = 0 where s
+ *       is 0 or not finite. A token's scale is its own: writing it changes no other. */
+enum bt_cache_type { BT_CACHE_BF16, BT_CACHE_F32, BT_CACHE_INT8, BT_CACHE_COUNT };
 
 /* y[row][col] = sum over k of x[row][k] * w[col][k], then + bias[col], then y_old + that.
  * int8 rule: per group of 32 ascending, acc = fma((float)I, s_w * s, acc), then, unless Q8_0,
@@ -74,7 +77,11 @@ struct bt_linear {
 
 /* One sequence's query rows against one kv head of a paged cache. Row r stands at position
  * position + r and sees the keys max(0, position + r - window + 1) .. position + r (window 0: all
- * from 0). Keys are taken in pieces of 256 at absolute positions and merged in ascending order. */
+ * from 0). Keys are taken in pieces of 256 at absolute positions and merged in ascending order.
+ * INT8: a query head is made int16: s_q = max|x| / 32767, q = RNE(x / s_q); the score of a key is
+ * ((float)I * s_k) * (s_q * scale), I the exact int32 dot. In a piece p = e * s_v (0 for a masked
+ * key), s_p = max p / 32767, P = RNE(p * (1 / s_p)), o = (float)I * s_p, I the exact int32 sum of
+ * P * v over its keys. Where s_q or s_p is 0 or not finite, the integers are 0. */
 struct bt_attention {
     enum bt_cache_type cache;
     const void *const *pages; /* pages[i]: the whole page (this layer, all kv heads) of positions
@@ -88,7 +95,7 @@ struct bt_attention {
     uint32_t window;   /* 0: full attention */
     float scale;
     const float *q; /* q[r * q_stride + head * head_dim + d], after RoPE; rounded to bf16 inside
-                       unless the cache is f32 */
+                       (cache bf16) or to int16 (int8) */
     size_t q_stride;
     float *out; /* out[r * out_stride + head * head_dim + d] */
     size_t out_stride;

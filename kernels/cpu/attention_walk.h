@@ -25,8 +25,8 @@ struct piece {
     uint32_t n_rows, head_dim;
     uint32_t low[WALK_ROWS_MAX],
         high[WALK_ROWS_MAX]; /* visible keys of the piece; low == high: none */
-    float scale;
-    const uint32_t *q; /* row r from q[r * HEAD_DIM_MAX]: bf16 pairs or f32 */
+    const float *scale;      /* of row r's scores: scale[r] */
+    const uint32_t *q;       /* row r from q[r * HEAD_DIM_MAX]: bf16 pairs, int16 pairs or f32 */
     /* Out, for rows that see a key. */
     float m[WALK_ROWS_MAX], l[WALK_ROWS_MAX];
     float o[WALK_ROWS_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
@@ -36,6 +36,7 @@ struct walk_path {
     uint32_t rows_max;
     void (*piece_bf16)(struct piece *p);
     void (*piece_f32)(struct piece *p);
+    void (*piece_int8)(struct piece *p);
     void (*merge)(float *sum, const float *o, uint32_t n, float a,
                   float b); /* sum = fma(sum, a, o * b) */
     void (*divide)(float *out, const float *sum, uint32_t n, float l);
@@ -46,6 +47,7 @@ struct walk {
     const struct walk_path *path;
     uint32_t first, n; /* packed rows of this tile */
     uint32_t q[WALK_TILE_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
+    float scale[WALK_TILE_MAX]; /* what a dot is multiplied with */
     float m[WALK_TILE_MAX], l[WALK_TILE_MAX];
     uint8_t seen[WALK_TILE_MAX]; /* a piece has been merged */
     float o[WALK_TILE_MAX][HEAD_DIM_MAX] __attribute__((aligned(64)));
@@ -65,14 +67,27 @@ static inline const float *walk_q(const struct bt_attention *args, uint32_t pack
     return args->q + packed / args->n_group * args->q_stride + (size_t)head * args->head_dim;
 }
 
-/* Lays out the queries as the pieces want them; rounded to bf16 unless the cache is f32. */
+/* Int16 of one query head; returns their scale. */
+static inline float walk_quantise_q(const float *q, uint32_t head_dim, int16_t *out) {
+    float s = symmetric_scale(q, head_dim, 32767.0f);
+    int usable = scale_is_usable(s);
+    for (uint32_t d = 0; d < head_dim; d++)
+        out[d] = (int16_t)(usable ? round_f32(q[d] / s) : 0);
+    return s;
+}
+
+/* Lays out the queries as the pieces want them: rounded to what the cache's type is computed with.
+ */
 static inline void walk_prepare_q(struct walk *w) {
     uint32_t head_dim = w->args->head_dim;
     for (uint32_t r = 0; r < w->n; r++) {
         const float *q = walk_q(w->args, w->first + r);
         uint16_t *half = (uint16_t *)w->q[r];
+        w->scale[r] = w->args->scale;
         if (w->args->cache == BT_CACHE_F32)
             memcpy(w->q[r], q, head_dim * sizeof(float));
+        else if (w->args->cache == BT_CACHE_INT8)
+            w->scale[r] *= walk_quantise_q(q, head_dim, (int16_t *)w->q[r]);
         else
             for (uint32_t d = 0; d < head_dim; d++)
                 half[d] = f32_to_bf16(q[d]);
@@ -103,7 +118,7 @@ static inline int walk_cut(const struct walk *w, uint32_t piece_i, uint32_t at, 
         size_t bytes = head_bytes(w->args->cache, p->head_dim);
         p->k[i] =
             (const uint8_t *)w->args->pages[piece_i * PIECE_PAGES + i] + w->args->kv_head * bytes;
-        p->v[i] = p->k[i] + bytes / 2;
+        p->v[i] = p->k[i] + half_bytes(w->args->cache, p->head_dim);
         p->ahead[i] = p->k[i];
         if ((piece_i + 1) * PIECE_PAGES + i < n_pages)
             p->ahead[i] = (const uint8_t *)w->args->pages[(piece_i + 1) * PIECE_PAGES + i] +
@@ -126,7 +141,6 @@ static inline void walk_tile(struct walk *w) {
     uint32_t step = w->path->rows_max;
     struct piece p;
     p.head_dim = args->head_dim;
-    p.scale = args->scale;
     for (uint32_t row = 0; row < w->n; row++) {
         w->m[row] = w->l[row] = 0.0f;
         w->seen[row] = 0;
@@ -141,8 +155,11 @@ static inline void walk_tile(struct walk *w) {
             if (!walk_cut(w, piece_i, at, &p))
                 continue;
             p.q = w->q[at];
+            p.scale = w->scale + at;
             if (args->cache == BT_CACHE_BF16)
                 w->path->piece_bf16(&p);
+            else if (args->cache == BT_CACHE_INT8)
+                w->path->piece_int8(&p);
             else
                 w->path->piece_f32(&p);
             for (uint32_t r = 0; r < p.n_rows; r++)

@@ -58,7 +58,8 @@ ALWAYS_INLINE void soften(struct piece *p, scores s, const int r) {
     const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
     __m512 top = lowest, sum = _mm512_setzero_ps();
     for (uint32_t i = p->page_first; i < p->page_end; i++) {
-        s[r][i] = _mm512_mask_mul_ps(lowest, visible(p, r, i), s[r][i], _mm512_set1_ps(p->scale));
+        s[r][i] =
+            _mm512_mask_mul_ps(lowest, visible(p, r, i), s[r][i], _mm512_set1_ps(p->scale[r]));
         top = _mm512_max_ps(top, s[r][i]);
     }
     float m = _mm512_reduce_max_ps(top);
@@ -145,6 +146,95 @@ ALWAYS_INLINE void piece_f32_rows(struct piece *p, const int R) {
         values_f32(p, s, at, R);
 }
 
+/* As dots_bf16, in exact integers: K is widened to 16 bits on its way from memory. */
+ALWAYS_INLINE void dots_int8(const struct piece *p, uint32_t page, scores s, const int R,
+                             const int U) {
+    __m512i acc[4][ROWS_MAX];
+    const uint32_t *q = p->q;
+    UNROLL for (int u = 0; u < U; u++) UNROLL for (int r = 0; r < R; r++) acc[u][r] =
+        _mm512_setzero_si512();
+    for (uint32_t d = 0; d < p->head_dim / 2; d++, q++)
+        UNROLL for (int u = 0; u < U; u++) {
+            const uint8_t *at = p->k[page + (uint32_t)u] + (size_t)d * 32;
+            __m512i k = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)at));
+            if (R <= PREFETCH_ROWS && d % 2 == 0)
+                _mm_prefetch((const char *)p->v[page + (uint32_t)u] + (size_t)d * 32, _MM_HINT_T1);
+            UNROLL for (int r = 0; r < R; r++) acc[u][r] =
+                _mm512_dpwssd_epi32(acc[u][r], k, _mm512_set1_epi32((int)q[r * HEAD_DIM_MAX]));
+        }
+    UNROLL for (int u = 0; u < U; u++) {
+        __m512 scale = _mm512_loadu_ps(int8_scales_of(p->k[page + (uint32_t)u], p->head_dim)->k);
+        UNROLL for (int r = 0; r < R; r++) s[r][page + (uint32_t)u] =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(acc[u][r]), scale);
+    }
+}
+
+/* From e to the integers of e * s_v, in pairs of keys; returns their scale. */
+ALWAYS_INLINE float scale_probabilities(const struct piece *p, scores s, uint32_t *out,
+                                        const int r) {
+    __m512i most = _mm512_setzero_si512(), magnitude = _mm512_set1_epi32(0x7fffffff);
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        __m512 scale = _mm512_loadu_ps(int8_scales_of(p->k[i], p->head_dim)->v);
+        s[r][i] = _mm512_maskz_mul_ps(visible(p, r, i), s[r][i], scale);
+        most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(s[r][i]), magnitude));
+    }
+    float step = from_bits(_mm512_reduce_max_epu32(most)) / 32767.0f;
+    __m512 inverse = _mm512_set1_ps(1.0f / step);
+    __mmask16 usable = scale_is_usable(step) ? 0xffff : 0;
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        __m512i q = _mm512_maskz_cvtps_epi32(usable, _mm512_mul_ps(s[r][i], inverse));
+        _mm256_storeu_si256((void *)(out + i * (PAGE / 2)), _mm512_cvtepi32_epi16(q));
+    }
+    return step;
+}
+
+/* As values_bf16, in exact integers times the scale of the row's probabilities. */
+ALWAYS_INLINE void values_int8(struct piece *p, pairs probabilities, const float *step, uint32_t at,
+                               const int R, const int J) {
+    __m512i acc[ROWS_MAX][4];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++) acc[r][j] =
+        _mm512_setzero_si512();
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const uint8_t *v = p->v[i] + (size_t)at * 2;
+        const uint32_t *pair = &probabilities[0][i * (PAGE / 2)];
+        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 2, pair++)
+            UNROLL for (int j = 0; j < J; j++) {
+                const uint8_t *from = v + j * 32;
+                __m512i values = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)from));
+                if (R <= PREFETCH_ROWS && j % 2 == 0)
+                    _mm_prefetch((const char *)p->ahead[i] + (from - p->v[i]), _MM_HINT_T1);
+                UNROLL for (int r = 0; r < R; r++) acc[r][j] = _mm512_dpwssd_epi32(
+                    acc[r][j], values, _mm512_set1_epi32((int)pair[r * (PIECE / 2)]));
+            }
+    }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++)
+        _mm512_storeu_ps(p->o[r] + at + j * 16,
+                         _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), _mm512_set1_ps(step[r])));
+}
+
+ALWAYS_INLINE void piece_int8_rows(struct piece *p, const int R) {
+    scores s;
+    pairs probabilities;
+    float step[ROWS_MAX];
+    uint32_t i = p->page_first;
+    if (R <= 3)
+        for (; i + 4 <= p->page_end; i += 4)
+            dots_int8(p, i, s, R, 4);
+    for (; i + 2 <= p->page_end; i += 2)
+        dots_int8(p, i, s, R, 2);
+    for (; i < p->page_end; i++)
+        dots_int8(p, i, s, R, 1);
+    UNROLL for (int r = 0; r < R; r++) {
+        soften(p, s, r);
+        step[r] = scale_probabilities(p, s, probabilities[r], r);
+    }
+    uint32_t at = 0;
+    for (; at + 64 <= p->head_dim; at += 64)
+        values_int8(p, probabilities, step, at, R, 4);
+    for (; at < p->head_dim; at += 16)
+        values_int8(p, probabilities, step, at, R, 1);
+}
+
 #define FOR_EACH_ROW_COUNT(CALL) \
     switch (p->n_rows) {         \
     case 1:                      \
@@ -175,6 +265,10 @@ static void piece_f32(struct piece *p) {
     FOR_EACH_ROW_COUNT(piece_f32_rows)
 }
 
+static void piece_int8(struct piece *p) {
+    FOR_EACH_ROW_COUNT(piece_int8_rows)
+}
+
 static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
     for (uint32_t d = 0; d < n; d += 16) {
         __m512 part = _mm512_mul_ps(_mm512_loadu_ps(o + d), _mm512_set1_ps(b));
@@ -189,6 +283,7 @@ static void divide(float *out, const float *sum, uint32_t n, float l) {
 }
 
 void bt_avx512_attention(const struct bt_attention *args) {
-    static const struct walk_path path = {ROWS_MAX, piece_bf16, piece_f32, merge, divide};
+    static const struct walk_path path = {ROWS_MAX,   piece_bf16, piece_f32,
+                                          piece_int8, merge,      divide};
     walk_attention(args, &path);
 }

@@ -60,6 +60,23 @@ static inline size_t row_block_bytes(enum bt_prepared form, uint32_t n_in) {
     return (size_t)(n_in / GROUP) * sizeof(struct int8_group);
 }
 
+/* Bytes of K, and of V, of one head in a page. */
+static inline size_t half_bytes(enum bt_cache_type cache, uint32_t head_dim) {
+    size_t width = cache == BT_CACHE_INT8 ? 1 : cache == BT_CACHE_BF16 ? 2 : 4;
+    return PAGE * head_dim * width;
+}
+
+/* Behind the integers of a head in an int8 page. */
+struct int8_scales {
+    float k[PAGE], v[PAGE];
+};
+
 static inline size_t head_bytes(enum bt_cache_type cache, uint32_t head_dim) {
-    return (size_t)2 * PAGE * head_dim * (cache == BT_CACHE_BF16 ? 2 : 4);
+    size_t scales = cache == BT_CACHE_INT8 ? sizeof(struct int8_scales) : 0;
+    return 2 * half_bytes(cache, head_dim) + scales;
+}
+
+/* `k` is where a head begins in an int8 page. */
+static inline const struct int8_scales *int8_scales_of(const uint8_t *k, uint32_t head_dim) {
+    return (const struct int8_scales *)(const void *)(k + 2 * half_bytes(BT_CACHE_INT8, head_dim));
 }

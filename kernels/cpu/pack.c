@@ -190,6 +190,25 @@ static void write_token_f32(float *head, uint32_t slot, uint32_t head_dim, const
     memcpy(head + (size_t)(PAGE + slot) * head_dim, v, (size_t)head_dim * 4);
 }
 
+/* One token's K or V; element d goes to to[d / 2 * pair + d % 2 * odd]. Returns its scale. */
+static float write_int8(int8_t *to, size_t pair, size_t odd, const float *x, uint32_t head_dim) {
+    float s = symmetric_scale(x, head_dim, 127.0f);
+    int usable = scale_is_usable(s);
+    for (uint32_t d = 0; d < head_dim; d++)
+        to[d / 2 * pair + d % 2 * odd] = (int8_t)(usable ? round_f32(x[d] / s) : 0);
+    return s;
+}
+
+static void write_token_int8(uint8_t *head, uint32_t slot, uint32_t head_dim, const float *k,
+                             const float *v) {
+    size_t half = half_bytes(BT_CACHE_INT8, head_dim);
+    int8_t *keys = (int8_t *)head + slot * 2;
+    int8_t *values = (int8_t *)head + half + (size_t)(slot / 2) * head_dim * 2 + slot % 2;
+    struct int8_scales *scales = (struct int8_scales *)(void *)(head + 2 * half);
+    scales->k[slot] = write_int8(keys, PAGE * 2, 1, k, head_dim);
+    scales->v[slot] = write_int8(values, 4, 2, v, head_dim);
+}
+
 void bt_pack_cache_write(const struct bt_cache_write *args) {
     size_t bytes = head_bytes(args->cache, args->head_dim);
     for (uint32_t h = 0; h < args->n_kv_heads; h++) {
@@ -199,33 +218,51 @@ void bt_pack_cache_write(const struct bt_cache_write *args) {
             const float *v = args->v + t * args->stride + (size_t)h * args->head_dim;
             if (args->cache == BT_CACHE_BF16)
                 write_token_bf16((uint16_t *)(void *)head, args->slot + t, args->head_dim, k, v);
+            else if (args->cache == BT_CACHE_INT8)
+                write_token_int8(head, args->slot + t, args->head_dim, k, v);
             else
                 write_token_f32((float *)(void *)head, args->slot + t, args->head_dim, k, v);
         }
     }
 }
 
+/* Clears tokens slot .. 15 of K [n_steps][16 tokens] of `width` bytes each. */
+static void zero_keys(uint8_t *k, uint32_t slot, uint32_t n_steps, size_t width) {
+    for (uint32_t d = 0; d < n_steps; d++, k += PAGE * width)
+        memset(k + slot * width, 0, (PAGE - slot) * width);
+}
+
+/* Clears tokens slot .. 15 of V [8][head_dim][2], each element of `width` bytes. */
+static void zero_value_pairs(uint8_t *v, uint32_t slot, uint32_t head_dim, size_t width) {
+    size_t pair_bytes = (size_t)head_dim * 2 * width;
+    v += slot / 2 * pair_bytes;
+    if (slot % 2) { /* the pair's other token stays */
+        for (uint32_t d = 0; d < head_dim; d++)
+            memset(v + (2 * d + 1) * width, 0, width);
+        v += pair_bytes;
+    }
+    memset(v, 0, (PAGE - slot) / 2 * pair_bytes);
+}
+
 void bt_pack_zero_tail(enum bt_cache_type cache, void *page, uint32_t slot, uint32_t n_kv_heads,
                        uint32_t head_dim) {
-    size_t bytes = head_bytes(cache, head_dim), width = cache == BT_CACHE_BF16 ? 2 : 4;
+    size_t bytes = head_bytes(cache, head_dim), half = half_bytes(cache, head_dim);
     if (slot >= PAGE)
         return;
     for (uint32_t h = 0; h < n_kv_heads; h++) {
-        uint8_t *k = (uint8_t *)page + h * bytes, *v = k + bytes / 2;
-        uint32_t n_steps = cache == BT_CACHE_BF16 ? head_dim / 2 : head_dim;
-        for (uint32_t d = 0; d < n_steps; d++) /* one step: 16 tokens of 4 bytes */
-            memset(k + (size_t)d * 64 + slot * 4, 0, (PAGE - slot) * 4);
+        uint8_t *k = (uint8_t *)page + h * bytes, *v = k + half;
         if (cache == BT_CACHE_F32) {
-            memset(v + (size_t)slot * head_dim * width, 0,
-                   (size_t)(PAGE - slot) * head_dim * width);
+            zero_keys(k, slot, head_dim, 4);
+            memset(v + (size_t)slot * head_dim * 4, 0, (size_t)(PAGE - slot) * head_dim * 4);
             continue;
         }
-        uint32_t pair = slot / 2;
-        if (slot % 2) { /* the pair's other token stays */
-            for (uint32_t d = 0; d < head_dim; d++)
-                memset(v + ((size_t)pair * head_dim + d) * 4 + 2, 0, 2);
-            pair++;
+        size_t width = cache == BT_CACHE_INT8 ? 1 : 2;
+        zero_keys(k, slot, head_dim / 2, 2 * width);
+        zero_value_pairs(v, slot, head_dim, width);
+        if (cache == BT_CACHE_INT8) {
+            struct int8_scales *scales = (struct int8_scales *)(void *)(v + half);
+            memset(scales->k + slot, 0, (PAGE - slot) * sizeof(float));
+            memset(scales->v + slot, 0, (PAGE - slot) * sizeof(float));
         }
-        memset(v + (size_t)pair * head_dim * 4, 0, (size_t)(PAGE / 2 - pair) * head_dim * 4);
     }
 }

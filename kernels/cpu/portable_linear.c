@@ -5,18 +5,11 @@
 
 /* One row's group: s = max|x| / 127; if that is zero (or not finite) q = 0, else q = RNE(x / s). */
 static void prepare_int8_group(const float *x, struct int8_group *to, uint32_t row) {
-    uint32_t top = 0;
-    for (int i = 0; i < GROUP; i++) {
-        uint32_t u = to_bits(x[i]) & 0x7fffffffu;
-        top = u > top ? u : top;
-    }
-    float s = from_bits(top) / 127.0f;
+    float s = symmetric_scale(x, GROUP, 127.0f);
     int32_t sum = 0;
-    uint32_t s_bits = to_bits(s);
-    int usable = s_bits != 0 && s_bits < 0x7f800000u;
+    int usable = scale_is_usable(s);
     for (int i = 0; i < GROUP; i++) {
-        float rounded = usable ? x[i] / s + EXP_ROUNDER : EXP_ROUNDER;
-        int32_t q = (int32_t)(to_bits(rounded) - to_bits(EXP_ROUNDER));
+        int32_t q = usable ? round_f32(x[i] / s) : 0;
         to->q[i / 4][row][i % 4] = (int8_t)q;
         sum += q;
     }

@@ -96,6 +96,27 @@ static inline float silu_mul_f32(float g, float u) {
     return g / (1.0f + exp_f32(-g)) * u;
 }
 
+/* The scale that takes n numbers to integers of at most `top` (127 or 32767), max|x| / top. NaN and
+ * infinity show in it. */
+static inline float symmetric_scale(const float *x, uint32_t n, float top) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t u = to_bits(x[i]) & 0x7fffffffu;
+        most = u > most ? u : most;
+    }
+    return from_bits(most) / top;
+}
+
+/* Of a scale: where not, every integer is 0. */
+static inline int scale_is_usable(float s) {
+    return to_bits(s) != 0 && to_bits(s) < 0x7f800000u;
+}
+
+/* RNE of |x| < 2^22. */
+static inline int32_t round_f32(float x) {
+    return (int32_t)(to_bits(x + EXP_ROUNDER) - to_bits(EXP_ROUNDER));
+}
+
 /* Adds halves 8, 4, 2, 1 apart. */
 static inline float tree_f32(const float v[16]) {
     float a[8];

@@ -14,6 +14,29 @@ struct scene {
     size_t q_stride;
 };
 
+/* K and V into the pages; the last one's tail is zeroed. */
+static void scene_write(struct scene *s) {
+    const struct bt_kernels *kernels = portable_path();
+    size_t page = kernels->page_bytes(s->cache, s->n_kv_heads, s->head_dim);
+    size_t stride = s->n_kv_heads * s->head_dim;
+    for (uint32_t i = 0; i < s->n_pages; i++) {
+        uint8_t *at = s->memory + (s->n_pages - 1 - i) * page; /* not in order */
+        uint32_t n = s->n_tokens - i * 16 < 16 ? s->n_tokens - i * 16 : 16;
+        s->pages[i] = at;
+        struct bt_cache_write args = {.cache = s->cache,
+                                      .page = at,
+                                      .slot = 0,
+                                      .n_tokens = n,
+                                      .n_kv_heads = s->n_kv_heads,
+                                      .head_dim = s->head_dim,
+                                      .k = s->k + i * 16 * stride,
+                                      .v = s->v + i * 16 * stride,
+                                      .stride = stride};
+        kernels->cache_write(&args);
+        kernels->zero_tail(s->cache, at, n, s->n_kv_heads, s->head_dim);
+    }
+}
+
 static void scene_init(struct scene *s, enum bt_cache_type cache, uint32_t n_kv_heads,
                        uint32_t n_group, uint32_t head_dim, uint32_t n_tokens) {
     const struct bt_kernels *kernels = portable_path();
@@ -30,22 +53,7 @@ static void scene_init(struct scene *s, enum bt_cache_type cache, uint32_t n_kv_
     fill(s->q, s->q_stride * n_tokens, 3.0f);
     fill(s->k, stride * n_tokens, 2.0f);
     fill(s->v, stride * n_tokens, 1.0f);
-    for (uint32_t i = 0; i < s->n_pages; i++) {
-        uint8_t *at = s->memory + (s->n_pages - 1 - i) * page; /* not in order */
-        uint32_t n = n_tokens - i * 16 < 16 ? n_tokens - i * 16 : 16;
-        s->pages[i] = at;
-        struct bt_cache_write args = {.cache = cache,
-                                      .page = at,
-                                      .slot = 0,
-                                      .n_tokens = n,
-                                      .n_kv_heads = n_kv_heads,
-                                      .head_dim = head_dim,
-                                      .k = s->k + i * 16 * stride,
-                                      .v = s->v + i * 16 * stride,
-                                      .stride = stride};
-        kernels->cache_write(&args);
-        kernels->zero_tail(cache, at, n, n_kv_heads, head_dim);
-    }
+    scene_write(s);
 }
 
 static void scene_fini(struct scene *s) {
@@ -177,6 +185,49 @@ static void test_corners_agree(void **state) {
     }
 }
 
+/* Keys and values that are zero, tiny, huge or not finite: what sees them is NaN, nobody else is.
+ */
+static void test_corners_in_cache_agree(void **state) {
+    (void)state;
+    static const float CORNERS[] = {0.0f, 0x1p-126f, 0x1p-110f, 0x1p100f};
+    for (int p = 0; p < N_PATHS; p++) {
+        const struct bt_kernels *k = path_or_note(PATHS[p]);
+        for (int cache = 0; k && cache < BT_CACHE_COUNT; cache++)
+            for (int i = 0; i < 5; i++) {
+                struct scene s;
+                scene_init(&s, cache, 1, 3, 64, 300);
+                for (uint32_t at = 64 * 250; i < 4 && at < 64 * 270; at++) {
+                    s.k[at] *= CORNERS[i];
+                    s.v[at] *= CORNERS[i];
+                }
+                if (i == 4)
+                    s.v[64 * 280 + 7] = __builtin_inff();
+                scene_write(&s);
+                compare(&s, k, 240, 300, 32, 0);
+                compare(&s, k, 299, 300, 1, 40);
+                scene_fini(&s);
+            }
+    }
+}
+
+/* A masked key's scale plays no part: rows before a token that is not finite stay finite. */
+static void test_int8_ignores_masked_scales(void **state) {
+    (void)state;
+    struct scene s;
+    float out[2 * 3 * 64 + 10] = {0};
+    scene_init(&s, BT_CACHE_INT8, 1, 3, 64, 20);
+    s.v[64 * 19 + 7] = __builtin_nanf("");
+    s.k[64 * 19 + 9] = __builtin_inff();
+    scene_write(&s);
+    assert_int_equal(s.q_stride, 3 * 64 + 5);
+    attend(&s, portable_path(), 18, 20, 2, 0, out);
+    for (uint32_t i = 0; i < 3 * 64; i++) {
+        assert_true(out[i] - out[i] == 0.0f);
+        assert_true(out[s.q_stride + i] != out[s.q_stride + i]);
+    }
+    scene_fini(&s);
+}
+
 static double key_score(const struct scene *s, uint32_t row, uint32_t head, uint32_t key) {
     const float *q = s->q + row * s->q_stride + head * s->head_dim;
     const float *k = s->k + ((size_t)key * s->n_kv_heads + head / s->n_group) * s->head_dim;
@@ -218,6 +269,9 @@ static void test_portable_is_near_double(void **state) {
 static void test_cache_write_any_cut(void **state) {
     (void)state;
     const struct bt_kernels *kernels = portable_path();
+    assert_int_equal(kernels->page_bytes(BT_CACHE_BF16, 3, 48), 3 * 16 * 48 * 4);
+    assert_int_equal(kernels->page_bytes(BT_CACHE_F32, 3, 48), 3 * 16 * 48 * 8);
+    assert_int_equal(kernels->page_bytes(BT_CACHE_INT8, 3, 48), 3 * 16 * (48 * 2 + 8));
     for (int cache = 0; cache < BT_CACHE_COUNT; cache++) {
         size_t bytes = kernels->page_bytes(cache, 3, 48);
         uint8_t *one = aligned_bytes(bytes), *other = aligned_bytes(bytes);
@@ -253,14 +307,51 @@ static void test_cache_write_any_cut(void **state) {
     }
 }
 
+/* The integers and scales of an int8 page stand where the layout says, rounded as it says. */
+static void test_int8_page(void **state) {
+    (void)state;
+    const struct bt_kernels *kernels = portable_path();
+    static uint8_t page[32 * 32 + 128];
+    float k[32] = {0}, v[32] = {0};
+    k[3] = -15.875f; /* the scale is 1/8 */
+    k[4] = 0.3125f;  /* 2.5 goes to even */
+    k[5] = 15.75f;
+    v[31] = 254.0f;
+    v[0] = -3.0f; /* -1.5 */
+    struct bt_cache_write args = {.cache = BT_CACHE_INT8,
+                                  .page = page,
+                                  .slot = 5,
+                                  .n_tokens = 1,
+                                  .n_kv_heads = 1,
+                                  .head_dim = 32,
+                                  .k = k,
+                                  .v = v,
+                                  .stride = 32};
+    kernels->cache_write(&args);
+    const int8_t *keys = (const int8_t *)page, *values = keys + 16 * 32;
+    const float *scales = (const float *)(const void *)(page + 32 * 32);
+    assert_int_equal(keys[1 * 32 + 5 * 2 + 1], -127);
+    assert_int_equal(keys[2 * 32 + 5 * 2], 2);
+    assert_int_equal(keys[2 * 32 + 5 * 2 + 1], 126);
+    assert_int_equal(values[(2 * 32 + 31) * 2 + 1], 127);
+    assert_int_equal(values[(2 * 32 + 0) * 2 + 1], -2);
+    assert_true(scales[5] == 0.125f && scales[16 + 5] == 2.0f);
+    kernels->zero_tail(BT_CACHE_INT8, page, 5, 1, 32);
+    for (size_t i = 0; i < sizeof page; i++)
+        assert_int_equal(page[i], 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paths_agree),
         cmocka_unit_test(test_tile_is_row_by_row),
         cmocka_unit_test(test_pages_left_of_window_are_not_read),
         cmocka_unit_test(test_corners_agree),
+        cmocka_unit_test(test_corners_in_cache_agree),
+        cmocka_unit_test(test_int8_ignores_masked_scales),
         cmocka_unit_test(test_portable_is_near_double),
         cmocka_unit_test(test_cache_write_any_cut),
+        cmocka_unit_test(test_int8_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
