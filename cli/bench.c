@@ -27,7 +27,8 @@ struct bench {
     struct bt_bench_slo slo;
     struct bt_bench_rate rate;
     struct bt_bench_plan plan;
-    const char *rate_text, *slo_ttft, *slo_itl, *slo_e2e, *trace, *trace_speed, *json, *svg;
+    const char *rate_text, *slo_ttft, *slo_itl, *slo_itl_p99, *slo_e2e, *trace, *trace_speed, *json,
+        *svg;
     uint32_t endpoint, arrival, seconds, warmup, progress, seed, shared_tokens, n_requests;
     double goodput_min;
     const char *goodput_text;
@@ -74,14 +75,18 @@ static size_t fill_options(struct bench *b, struct bt_option out[OPTIONS]) {
         {"temperature", BT_OPTION_STRING, &s->temperature, "0", .argument = "T",
          .help = "Sampling temperature."},
         {"trace", BT_OPTION_STRING, &b->trace, .argument = "FILE",
-         .help = "Arrivals and lengths from JSON lines {\"timestamp\": ms, \"input_length\": n, "
-                 "\"output_length\": n} instead of --rate."},
+         .help =
+             "Arrivals and lengths from JSON lines {\"timestamp\": ms, \"input_length\": n, "
+             "\"output_length\": n} instead of --rate; a field \"class\" names kinds of requests "
+             "that are reported apart."},
         {"trace-speed", BT_OPTION_STRING, &b->trace_speed, "1", .argument = "X",
          .help = "Plays the trace X times as fast."},
         {"slo-ttft-ms", BT_OPTION_STRING, &b->slo_ttft, "0", .argument = "MS",
          .help = "Goodput counts requests whose first token came within MS."},
         {"slo-itl-ms", BT_OPTION_STRING, &b->slo_itl, "0", .argument = "MS",
          .help = "... and whose mean time per further token is at most MS."},
+        {"slo-itl-p99-ms", BT_OPTION_STRING, &b->slo_itl_p99, "0", .argument = "MS",
+         .help = "... and of whose times between two tokens 99 % are at most MS."},
         {"slo-e2e-ms", BT_OPTION_STRING, &b->slo_e2e, "0", .argument = "MS",
          .help = "... and that ended within MS."},
         {"min-goodput", BT_OPTION_STRING, &b->goodput_text, "0", .argument = "SHARE",
@@ -135,6 +140,7 @@ static bt_status plan(struct bench *b, struct bt_error *err) {
     double unused;
     BT_TRY(read_number("slo-ttft-ms", b->slo_ttft, 0, 1e9, &b->slo.ttft_ms, err));
     BT_TRY(read_number("slo-itl-ms", b->slo_itl, 0, 1e9, &b->slo.itl_ms, err));
+    BT_TRY(read_number("slo-itl-p99-ms", b->slo_itl_p99, 0, 1e9, &b->slo.itl_p99_ms, err));
     BT_TRY(read_number("slo-e2e-ms", b->slo_e2e, 0, 1e9, &b->slo.e2e_ms, err));
     BT_TRY(read_number("min-goodput", b->goodput_text, 0, 1, &b->goodput_min, err));
     BT_TRY(read_number("temperature", b->server.temperature, 0, 2, &unused, err));

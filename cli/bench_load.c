@@ -43,16 +43,17 @@ static uint64_t now_us(const struct run *run) {
 
 /* ---- an answer ---- */
 
-static void add_gap(struct bt_bench_gaps *gaps, uint64_t us) {
+static void add_gap(struct bt_bench_gaps *gaps, uint64_t us, uint32_t request) {
     if (gaps->n == gaps->capacity) {
         uint64_t wanted = gaps->capacity ? 2 * gaps->capacity : 4096;
-        uint32_t *grown = realloc(gaps->us, wanted * sizeof *grown);
+        struct bt_bench_gap *grown = realloc(gaps->all, wanted * sizeof *grown);
         if (!grown)
             return; /* the sample is lost, the run goes on; n says how many there are */
-        gaps->us = grown;
+        gaps->all = grown;
         gaps->capacity = wanted;
     }
-    gaps->us[gaps->n++] = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us;
+    gaps->all[gaps->n++] = (struct bt_bench_gap){.us = us > UINT32_MAX ? UINT32_MAX : (uint32_t)us,
+                                                 .request = request};
 }
 
 static void set_reason(struct bt_bench_result *result, const char *text) {
@@ -95,7 +96,8 @@ static void take_event(struct exchange *x, const char *text, uint64_t at_us) {
     }
     if (has_content(event)) {
         if (result->first_us)
-            add_gap(&x->run->load->gaps, at_us - result->last_us);
+            add_gap(&x->run->load->gaps, at_us - result->last_us,
+                    (uint32_t)(result - x->run->load->results));
         else
             result->first_us = at_us;
         result->last_us = at_us;
@@ -362,15 +364,38 @@ static bt_status prepare(struct run *run, struct bt_error *err) {
 }
 
 static int by_size(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
+    const struct bt_bench_gap *x = a, *y = b;
+    return (x->us > y->us) - (x->us < y->us);
+}
+
+/* Each request's p99 is found by nearest rank, as everywhere, in one walk over the gaps, which
+ * ascend. */
+bool bt_bench_gaps_sort(struct bt_bench_load *load) {
+    struct bt_bench_gaps *gaps = &load->gaps;
+    struct {
+        uint32_t n, seen;
+    } *of = calloc(load->plan->n_items, sizeof *of);
+    if (!of)
+        return false;
+    if (gaps->n)
+        qsort(gaps->all, gaps->n, sizeof *gaps->all, by_size);
+    for (uint64_t i = 0; i < gaps->n; i++)
+        of[gaps->all[i].request].n++;
+    for (uint64_t i = 0; i < gaps->n; i++) {
+        uint32_t request = gaps->all[i].request;
+        uint64_t rank = (99 * (uint64_t)of[request].n + 99) / 100;
+        if (++of[request].seen <= rank)
+            load->results[request].itl_p99_us = gaps->all[i].us;
+    }
+    free(of);
+    return true;
 }
 
 /* What did not end is not ok, and says why. */
-static void close_results(struct run *run) {
+static bt_status close_results(struct run *run, struct bt_error *err) {
     struct bt_bench_load *load = run->load;
-    if (load->gaps.n)
-        qsort(load->gaps.us, load->gaps.n, sizeof *load->gaps.us, by_size);
+    if (!bt_bench_gaps_sort(load))
+        return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the gaps");
     for (uint32_t i = 0; i < load->plan->n_items; i++) {
         struct bt_bench_result *result = &load->results[i];
         if (!result->end_us && !result->reason[0])
@@ -378,6 +403,7 @@ static void close_results(struct run *run) {
         if (result->end_us > load->took_us)
             load->took_us = result->end_us;
     }
+    return BT_OK;
 }
 
 bt_status bt_bench_load_run(struct bt_bench_load *load, struct bt_error *err) {
@@ -391,7 +417,7 @@ bt_status bt_bench_load_run(struct bt_bench_load *load, struct bt_error *err) {
         event_add(run.due, &at_once);
         event_base_dispatch(run.base);
         on_progress(-1, 0, &run);
-        close_results(&run);
+        status = close_results(&run, err);
     }
     struct event *events[] = {run.due, run.progress, run.interrupt};
     for (size_t i = 0; i < sizeof events / sizeof events[0]; i++)
@@ -405,7 +431,7 @@ bt_status bt_bench_load_run(struct bt_bench_load *load, struct bt_error *err) {
 
 void bt_bench_load_fini(struct bt_bench_load *load) {
     free(load->results);
-    free(load->gaps.us);
+    free(load->gaps.all);
     load->results = NULL;
     load->gaps = (struct bt_bench_gaps){0};
 }

@@ -31,12 +31,18 @@ struct bt_bench_result {
     uint64_t last_us;
     uint64_t end_us;
     uint32_t n_events;                         /* with a choice */
+    uint32_t itl_p99_us;                       /* of the gaps between them; 0: none */
     uint32_t prompt_tokens, completion_tokens; /* by the server's usage; else events count */
     char reason[BT_BENCH_REASON_BYTES];        /* why it is not ok */
 };
 
-struct bt_bench_gaps { /* between two events of one stream, all requests; ascending at the end */
-    uint32_t *us;
+struct bt_bench_gap { /* between two events of one stream */
+    uint32_t us;
+    uint32_t request; /* its index in the plan */
+};
+
+struct bt_bench_gaps { /* of all requests; ascending at the end */
+    struct bt_bench_gap *all;
     uint64_t n, capacity;
 };
 
@@ -60,4 +66,7 @@ struct bt_bench_load {
 /* BT_E_INVALID: the URL; BT_E_PEER_GONE: no model could be asked for; BT_E_NO_MEMORY. Requests that
  * fail are results, not errors. */
 bt_status bt_bench_load_run(struct bt_bench_load *load, struct bt_error *err);
+/* Sorts the gaps and fills each result's itl_p99_us; bt_bench_load_run has done it. False: no
+ * memory. */
+bool bt_bench_gaps_sort(struct bt_bench_load *load);
 void bt_bench_load_fini(struct bt_bench_load *load);

@@ -107,7 +107,7 @@ static void draw_spread(FILE *out, const struct bt_bench_load *load,
         return;
     }
     for (uint64_t i = 0; i < load->gaps.n; i++)
-        sorted[i] = load->gaps.us[i] / 1e3;
+        sorted[i] = load->gaps.all[i].us / 1e3;
     fprintf(out, "<polyline class=\"curve\" points=\"");
     for (int i = 0; i <= CURVE_POINTS; i++) {
         double share = (double)i / CURVE_POINTS;

@@ -59,9 +59,31 @@ static bt_status get_number(const json_t *object, const char *name, uint32_t lin
     return BT_OK;
 }
 
-static bt_status read_line(const json_t *object, uint32_t line, double speed,
-                           struct bt_bench_item *item, struct bt_error *err) {
+/* The class's number; a new name gets the next one. */
+static bt_status read_class(struct bt_bench_plan *plan, const json_t *object, uint32_t line,
+                            uint32_t *out, struct bt_error *err) {
+    const json_t *value = json_object_get(object, "class");
+    const char *name = value ? json_string_value(value) : "other";
+    size_t n = name ? strlen(name) : 0;
+    if (n < 1 || n >= BT_BENCH_CLASS_BYTES)
+        return bt_fail(err, BT_E_INVALID,
+                       "line %" PRIu32 ": class must be a string of 1 to %d bytes", line,
+                       BT_BENCH_CLASS_BYTES - 1);
+    for (*out = 0; *out < plan->n_classes; ++*out)
+        if (!strcmp(plan->classes[*out], name))
+            return BT_OK;
+    if (plan->n_classes == BT_BENCH_CLASSES_MAX)
+        return bt_fail(err, BT_E_INVALID,
+                       "line %" PRIu32 ": class \"%s\" is one too many, at most %d", line, name,
+                       BT_BENCH_CLASSES_MAX);
+    memcpy(plan->classes[plan->n_classes++], name, n + 1);
+    return BT_OK;
+}
+
+static bt_status read_line(struct bt_bench_plan *plan, const json_t *object, uint32_t line,
+                           double speed, struct bt_bench_item *item, struct bt_error *err) {
     double at_ms = 0, prompt = 0, answer = 0;
+    uint32_t class_id = 0;
     if (!json_is_object(object))
         return bt_fail(err, BT_E_INVALID, "line %" PRIu32 " is not a JSON object", line);
     BT_TRY(get_number(object, "timestamp", line, 1e12, &at_ms, err));
@@ -71,7 +93,9 @@ static bt_status read_line(const json_t *object, uint32_t line, double speed,
         BT_TRY(get_number(object, "input_length", line, BT_BENCH_TOKENS_MAX, &prompt, err));
     else if (!json_is_string(text))
         return bt_fail(err, BT_E_INVALID, "line %" PRIu32 ": prompt must be a string", line);
+    BT_TRY(read_class(plan, object, line, &class_id, err));
     *item = (struct bt_bench_item){.at_us = (uint64_t)(at_ms * 1000 / speed),
+                                   .class_id = class_id,
                                    .prompt_tokens = prompt < 1 ? 1 : (uint32_t)prompt,
                                    .max_tokens = answer < 1 ? 1 : (uint32_t)answer};
     if (text && !(item->prompt = strdup(json_string_value(text))))
@@ -94,7 +118,7 @@ static bt_status add_line(struct bt_bench_plan *plan, struct bt_slice text, uint
     if (!object)
         return bt_fail(err, BT_E_INVALID, "line %" PRIu32 " is not JSON: %.100s", line, why.text);
     struct bt_bench_item item = {0};
-    bt_status status = read_line(object, line, speed, &item, err);
+    bt_status status = read_line(plan, object, line, speed, &item, err);
     json_decref(object);
     BT_TRY(status);
     plan->items[plan->n_items++] = item;

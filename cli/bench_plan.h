@@ -4,7 +4,8 @@
  * Made whole before the first request goes out, from a seed: the same plan twice is the same load.
  * A trace is JSON lines with the fields of the published Mooncake traces: timestamp (ms from the
  * start), input_length, output_length (tokens), and optionally prompt (text, instead of
- * input_length). Other fields are ignored. */
+ * input_length) and class (a name: the report tells the classes apart). Other fields are ignored.
+ */
 #pragma once
 #include <stdint.h>
 
@@ -14,6 +15,8 @@
 enum {
     BT_BENCH_REQUESTS_MAX = 1000000,
     BT_BENCH_TOKENS_MAX = 1 << 20, /* of one prompt, and of one answer */
+    BT_BENCH_CLASSES_MAX = 8,
+    BT_BENCH_CLASS_BYTES = 32, /* of a class's name, with its NUL */
 };
 
 enum bt_bench_arrival { BT_BENCH_POISSON, BT_BENCH_CONSTANT };
@@ -22,7 +25,8 @@ struct bt_bench_item {
     uint64_t at_us;         /* from the start of the load, rising */
     uint32_t prompt_tokens; /* about so many: words of one token each in common vocabularies */
     uint32_t max_tokens;
-    char *prompt; /* owned; NULL: bt_bench_prompt makes one */
+    uint32_t class_id; /* below the plan's n_classes, where that is not 0 */
+    char *prompt;      /* owned; NULL: bt_bench_prompt makes one */
 };
 
 struct bt_bench_plan {
@@ -30,6 +34,8 @@ struct bt_bench_plan {
     uint32_t n_items;
     uint64_t seed;
     uint32_t shared_tokens; /* the first so many words are the same in all prompts */
+    char classes[BT_BENCH_CLASSES_MAX][BT_BENCH_CLASS_BYTES]; /* names, as the trace brought them */
+    uint32_t n_classes; /* 0: no trace; lines without a class are of the class "other" */
 };
 
 struct bt_bench_rate {

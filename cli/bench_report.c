@@ -51,6 +51,10 @@ static double e2e_ms(const struct bt_bench_result *r) {
     return (double)(r->end_us - r->sent_us) / 1e3;
 }
 
+static double itl_p99_ms(const struct bt_bench_result *r) {
+    return r->itl_p99_us / 1e3;
+}
+
 static double lag_ms(const struct bt_bench_result *r) {
     return r->sent_us > r->due_us ? (double)(r->sent_us - r->due_us) / 1e3 : 0;
 }
@@ -58,18 +62,59 @@ static double lag_ms(const struct bt_bench_result *r) {
 bool bt_bench_in_slo(const struct bt_bench_result *r, const struct bt_bench_slo *slo) {
     return r->ok && (slo->ttft_ms <= 0 || ttft_ms(r) <= slo->ttft_ms) &&
            (slo->itl_ms <= 0 || tpot_ms(r) <= slo->itl_ms) &&
+           (slo->itl_p99_ms <= 0 || itl_p99_ms(r) <= slo->itl_p99_ms) &&
            (slo->e2e_ms <= 0 || e2e_ms(r) <= slo->e2e_ms);
 }
 
+/* The requests that figures are of. */
+struct part {
+    const struct bt_bench_load *load;
+    uint32_t from;     /* those before it warm up */
+    uint32_t class_id; /* or EVERY_CLASS */
+    double *scratch;   /* a number of each request, or of each gap */
+};
+enum { EVERY_CLASS = UINT32_MAX >> 1 };
+
+static bool is_in(const struct part *part, uint32_t request) {
+    return request >= part->from && (part->class_id == EVERY_CLASS ||
+                                     part->load->plan->items[request].class_id == part->class_id);
+}
+
 /* One number of each request that is ok. */
-static struct bt_bench_spread spread_by(const struct bt_bench_load *load, uint32_t from,
+static struct bt_bench_spread spread_by(const struct part *part,
                                         double (*number)(const struct bt_bench_result *),
-                                        uint32_t tokens_min, double *scratch) {
+                                        uint32_t tokens_min) {
+    const struct bt_bench_load *load = part->load;
     uint64_t n = 0;
-    for (uint32_t i = from; i < load->plan->n_items; i++)
-        if (load->results[i].ok && load->results[i].completion_tokens >= tokens_min)
-            scratch[n++] = number(&load->results[i]);
-    return spread_of(scratch, n);
+    for (uint32_t i = part->from; i < load->plan->n_items; i++)
+        if (is_in(part, i) && load->results[i].ok &&
+            load->results[i].completion_tokens >= tokens_min)
+            part->scratch[n++] = number(&load->results[i]);
+    return spread_of(part->scratch, n);
+}
+
+static struct bt_bench_spread spread_of_gaps(const struct part *part) {
+    const struct bt_bench_gaps *gaps = &part->load->gaps;
+    uint64_t n = 0;
+    for (uint64_t i = 0; i < gaps->n; i++)
+        if (is_in(part, gaps->all[i].request))
+            part->scratch[n++] = gaps->all[i].us / 1e3;
+    return spread_of(part->scratch, n);
+}
+
+static void report_class(const struct part *part, const struct bt_bench_slo *slo,
+                         struct bt_bench_class_report *out) {
+    const struct bt_bench_load *load = part->load;
+    for (uint32_t i = part->from; i < load->plan->n_items; i++) {
+        if (!is_in(part, i))
+            continue;
+        out->n_requests++;
+        out->n_ok += load->results[i].ok;
+        out->n_in_slo += bt_bench_in_slo(&load->results[i], slo);
+    }
+    out->ttft = spread_by(part, ttft_ms, 0);
+    out->itl = spread_of_gaps(part);
+    out->itl_p99 = spread_by(part, itl_p99_ms, 2);
 }
 
 static void count(const struct bt_bench_load *load, const struct bt_bench_slo *slo, uint32_t from,
@@ -112,13 +157,15 @@ bool bt_bench_report_make(const struct bt_bench_load *load, const struct bt_benc
     if (!scratch)
         return false;
     count(load, slo, n_warmup, out);
-    out->ttft = spread_by(load, n_warmup, ttft_ms, 0, scratch);
-    out->tpot = spread_by(load, n_warmup, tpot_ms, 2, scratch);
-    out->e2e = spread_by(load, n_warmup, e2e_ms, 0, scratch);
-    out->lag = spread_by(load, n_warmup, lag_ms, 0, scratch);
-    for (uint64_t i = 0; i < load->gaps.n; i++)
-        scratch[i] = load->gaps.us[i] / 1e3;
-    out->itl = spread_of(scratch, load->gaps.n);
+    struct part part = {load, n_warmup, EVERY_CLASS, scratch};
+    out->ttft = spread_by(&part, ttft_ms, 0);
+    out->itl = spread_of_gaps(&part);
+    out->itl_p99 = spread_by(&part, itl_p99_ms, 2);
+    out->tpot = spread_by(&part, tpot_ms, 2);
+    out->e2e = spread_by(&part, e2e_ms, 0);
+    out->lag = spread_by(&part, lag_ms, 0);
+    for (part.class_id = 0; part.class_id < load->plan->n_classes; part.class_id++)
+        report_class(&part, slo, &out->classes[part.class_id]);
     free(scratch);
     return true;
 }
@@ -128,6 +175,20 @@ bool bt_bench_report_make(const struct bt_bench_load *load, const struct bt_benc
 static void print_row(FILE *out, const char *name, const struct bt_bench_spread *s) {
     fprintf(out, "  %-26s%10.2f %10.2f %10.2f %10.2f %10.2f\n", name, s->mean, s->p50, s->p90,
             s->p99, s->max);
+}
+
+/* Where there is one class only, it is what stands above. */
+static void print_classes(FILE *out, const struct bt_bench_load *load,
+                          const struct bt_bench_report *r) {
+    const struct bt_bench_plan *plan = load->plan;
+    for (uint32_t i = 0; plan->n_classes > 1 && i < plan->n_classes; i++) {
+        const struct bt_bench_class_report *c = &r->classes[i];
+        fprintf(out, "\n  class %s: %" PRIu32 " requests, %" PRIu32 " ok, %" PRIu32 " good\n",
+                plan->classes[i], c->n_requests, c->n_ok, c->n_in_slo);
+        print_row(out, "time to first token", &c->ttft);
+        print_row(out, "inter-token latency", &c->itl);
+        print_row(out, "each request's p99 of it", &c->itl_p99);
+    }
 }
 
 /* The most frequent reasons of failures would need a table; the first few different ones will do.
@@ -158,10 +219,12 @@ void bt_bench_report_print(FILE *out, const struct bt_bench_load *load,
     fprintf(out, "\n  %-26s%10s %10s %10s %10s %10s\n", "ms", "mean", "p50", "p90", "p99", "max");
     print_row(out, "time to first token", &r->ttft);
     print_row(out, "inter-token latency", &r->itl);
+    print_row(out, "each request's p99 of it", &r->itl_p99);
     print_row(out, "time per output token", &r->tpot);
     print_row(out, "end to end", &r->e2e);
     print_row(out, "sent late by (this tool)", &r->lag);
-    if (slo->ttft_ms <= 0 && slo->itl_ms <= 0 && slo->e2e_ms <= 0)
+    print_classes(out, load, r);
+    if (slo->ttft_ms <= 0 && slo->itl_ms <= 0 && slo->itl_p99_ms <= 0 && slo->e2e_ms <= 0)
         return;
     fprintf(out, "\n  goodput %.2f requests/s: %" PRIu32 " of %" PRIu32 " (%.1f %%) within",
             r->goodput_per_s, r->n_in_slo, r->n_requests,
@@ -170,6 +233,8 @@ void bt_bench_report_print(FILE *out, const struct bt_bench_load *load,
         fprintf(out, " TTFT %g ms", slo->ttft_ms);
     if (slo->itl_ms > 0)
         fprintf(out, " time per output token %g ms", slo->itl_ms);
+    if (slo->itl_p99_ms > 0)
+        fprintf(out, " p99 of the gaps %g ms", slo->itl_p99_ms);
     if (slo->e2e_ms > 0)
         fprintf(out, " end to end %g ms", slo->e2e_ms);
     fprintf(out, "\n");
@@ -192,13 +257,30 @@ static json_t *results_json(const struct bt_bench_load *load) {
         if (r->ok) {
             json_object_set_new(row, "ttft_ms", json_real(ttft_ms(r)));
             json_object_set_new(row, "tpot_ms", json_real(tpot_ms(r)));
+            json_object_set_new(row, "itl_p99_ms", json_real(itl_p99_ms(r)));
             json_object_set_new(row, "e2e_ms", json_real(e2e_ms(r)));
         } else {
             json_object_set_new(row, "reason", json_string(r->reason));
         }
+        if (load->plan->n_classes)
+            json_object_set_new(row, "class",
+                                json_string(load->plan->classes[load->plan->items[i].class_id]));
         json_array_append_new(list, row);
     }
     return list;
+}
+
+static json_t *classes_json(const struct bt_bench_load *load, const struct bt_bench_report *r) {
+    json_t *classes = json_object();
+    for (uint32_t i = 0; i < load->plan->n_classes; i++) {
+        const struct bt_bench_class_report *c = &r->classes[i];
+        json_object_set_new(
+            classes, load->plan->classes[i],
+            json_pack("{s:i, s:i, s:i, s:o, s:o, s:o}", "requests", (int)c->n_requests, "ok",
+                      (int)c->n_ok, "in_slo", (int)c->n_in_slo, "ttft_ms", spread_json(&c->ttft),
+                      "itl_ms", spread_json(&c->itl), "itl_p99_ms", spread_json(&c->itl_p99)));
+    }
+    return classes;
 }
 
 bt_status bt_bench_report_json(const char *path, const struct bt_bench_load *load,
@@ -214,13 +296,16 @@ bt_status bt_bench_report_json(const char *path, const struct bt_bench_load *loa
     if (!root)
         return bt_fail(err, BT_E_NO_MEMORY, "out of memory for the report");
     json_object_set_new(root, "slo",
-                        json_pack("{s:f, s:f, s:f}", "ttft_ms", slo->ttft_ms, "tpot_ms",
-                                  slo->itl_ms, "e2e_ms", slo->e2e_ms));
+                        json_pack("{s:f, s:f, s:f, s:f}", "ttft_ms", slo->ttft_ms, "tpot_ms",
+                                  slo->itl_ms, "itl_p99_ms", slo->itl_p99_ms, "e2e_ms",
+                                  slo->e2e_ms));
     json_object_set_new(root, "ttft_ms", spread_json(&r->ttft));
     json_object_set_new(root, "itl_ms", spread_json(&r->itl));
+    json_object_set_new(root, "itl_p99_ms", spread_json(&r->itl_p99));
     json_object_set_new(root, "tpot_ms", spread_json(&r->tpot));
     json_object_set_new(root, "e2e_ms", spread_json(&r->e2e));
     json_object_set_new(root, "lag_ms", spread_json(&r->lag));
+    json_object_set_new(root, "classes", classes_json(load, r));
     json_object_set_new(root, "results", results_json(load));
     int failed = json_dump_file(root, path, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     json_decref(root);

@@ -6,7 +6,8 @@
 
 struct bt_bench_slo { /* 0: no bound */
     double ttft_ms;
-    double itl_ms; /* of a request's mean time per output token after the first */
+    double itl_ms;     /* of a request's mean time per output token after the first */
+    double itl_p99_ms; /* of the p99 of a request's gaps between tokens */
     double e2e_ms;
 };
 
@@ -15,17 +16,22 @@ struct bt_bench_spread { /* milliseconds */
     double mean, p50, p90, p99, max;
 };
 
+struct bt_bench_class_report {
+    uint32_t n_requests, n_ok, n_in_slo;
+    struct bt_bench_spread ttft, itl, itl_p99; /* itl_p99: of each request's own */
+};
+
 struct bt_bench_report {
     uint32_t n_requests, n_ok, n_failed;
     uint32_t n_in_slo; /* ok and within every bound of the SLO */
     double took_s;
     double requests_per_s, goodput_per_s, output_tokens_per_s, total_tokens_per_s;
     double mean_prompt_tokens, mean_output_tokens;
-    struct bt_bench_spread ttft, itl, tpot, e2e, lag; /* lag: sent after its time had come */
+    struct bt_bench_spread ttft, itl, itl_p99, tpot, e2e, lag;  /* lag: sent after its time */
+    struct bt_bench_class_report classes[BT_BENCH_CLASSES_MAX]; /* by number; where there are two */
 };
 
-/* n_warmup: the first so many requests do not count, nor their gaps in tpot and ttft (itl has all).
- * False: no memory. */
+/* n_warmup: the first so many requests do not count, nor their gaps. False: no memory. */
 bool bt_bench_report_make(const struct bt_bench_load *load, const struct bt_bench_slo *slo,
                           uint32_t n_warmup, struct bt_bench_report *out);
 void bt_bench_report_print(FILE *out, const struct bt_bench_load *load,

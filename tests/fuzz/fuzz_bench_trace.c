@@ -15,8 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (uint32_t i = 0; i < plan.n_items; i++) {
             const struct bt_bench_item *item = &plan.items[i];
             if (item->max_tokens < 1 || item->max_tokens > BT_BENCH_TOKENS_MAX ||
-                item->prompt_tokens < 1 || item->prompt_tokens > BT_BENCH_TOKENS_MAX ||
-                (i && item->at_us < item[-1].at_us))
+                item->class_id >= plan.n_classes || item->prompt_tokens < 1 ||
+                item->prompt_tokens > BT_BENCH_TOKENS_MAX || (i && item->at_us < item[-1].at_us))
                 abort();
         }
     }

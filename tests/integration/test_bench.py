@@ -67,6 +67,24 @@ def test_a_trace_is_played(baton, served, tmp_path):
     assert "line 1" in bench(baton, served.url, "--trace", __file__, code=2).stderr
 
 
+def test_classes_of_a_trace_are_reported_apart(baton, served, tmp_path):
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps({"timestamp": 20 * i, "input_length": 10, "output_length": (40, 2)[i % 2],
+                                         "class": ("chat", "long")[i % 2]}) + "\n" for i in range(8)))
+    run = bench(baton, served.url, "--trace", trace, "--slo-itl-p99-ms", 60000, "--json", tmp_path / "out")
+    out = json.loads((tmp_path / "out").read_text())
+    assert "class chat: 4 requests, 4 ok, 4 good" in run.stdout and out["in_slo"] == 8
+    for name, n_gaps in (("chat", 39), ("long", 1)):
+        rows = [r for r in out["results"] if r["class"] == name]
+        assert len(rows) == out["classes"][name]["ok"] == 4
+        # Tokens that are no text of their own have no event, so gaps may be fewer, never more.
+        assert 0 < out["classes"][name]["itl_ms"]["n"] <= 4 * n_gaps
+        assert max(r["itl_p99_ms"] for r in rows) == out["classes"][name]["itl_p99_ms"]["max"]
+        assert out["classes"][name]["itl_p99_ms"]["max"] <= out["classes"][name]["itl_ms"]["max"] + 1e-6
+    run = bench(baton, served.url, "--trace", trace, "--slo-itl-p99-ms", 0.001, "--min-goodput", 1, code=1)
+    assert "p99 of the gaps 0.001 ms" in run.stdout and "class chat: 4 requests, 4 ok, 0 good" in run.stdout
+
+
 def test_https_with_a_key(baton, tiny, logs, tmp_path):
     certs, keys = tmp_path / "certs", tmp_path / "keys"
     subprocess.run([baton, "certs", certs], check=True, capture_output=True)

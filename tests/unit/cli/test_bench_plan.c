@@ -62,9 +62,15 @@ static void test_a_trace_is_read(void **state) {
     static const char text[] =
         "{\"timestamp\": 1000, \"input_length\": 12, \"output_length\": 3, \"hash_ids\": [1, 2]}\n"
         "\n"
-        "{\"timestamp\": 1500.5, \"prompt\": \"hello\", \"output_length\": 0}";
+        "{\"timestamp\": 1500.5, \"prompt\": \"hello\", \"output_length\": 0, "
+        "\"class\": \"chat\"}\n"
+        "{\"timestamp\": 1501, \"input_length\": 1, \"output_length\": 1}";
     assert_int_equal(trace(&plan, text, 2, 10, &err), BT_OK);
-    assert_int_equal(plan.n_items, 2);
+    assert_int_equal(plan.n_items, 3);
+    assert_int_equal(plan.n_classes, 2);
+    assert_string_equal(plan.classes[plan.items[0].class_id], "other");
+    assert_string_equal(plan.classes[plan.items[1].class_id], "chat");
+    assert_int_equal(plan.items[2].class_id, plan.items[0].class_id);
     assert_int_equal(plan.items[0].at_us, 0);
     assert_int_equal(plan.items[0].prompt_tokens, 12);
     assert_int_equal(plan.items[1].at_us, 250250);
@@ -90,6 +96,12 @@ static void test_a_bad_trace_is_refused_by_line(void **state) {
         {"{\"timestamp\":0,\"input_length\":-1,\"output_length\":1}", "-1"},
         {"{\"timestamp\":\"x\",\"input_length\":1,\"output_length\":1}", "timestamp"},
         {"{\"timestamp\":0,\"prompt\":3,\"output_length\":1}", "prompt"},
+        {"{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":3}", "class must be"},
+        {"{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":\"\"}",
+         "class must be"},
+        {"{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":"
+         "\"a name of thirty-two bytes, one over\"}",
+         "1 to 31"},
         {"{\"timestamp\":5,\"input_length\":1,\"output_length\":1}\n"
          "{\"timestamp\":4,\"input_length\":1,\"output_length\":1}",
          "line 2"},
@@ -169,7 +181,7 @@ static void test_goodput_counts_what_keeps_every_bound(void **state) {
          .prompt_tokens = 20},
         {.sent_us = 1000, .end_us = 2000, .reason = "HTTP 500"},
     };
-    uint32_t gaps[] = {5000, 5000, 50000};
+    struct bt_bench_gap gaps[] = {{5000, 0}, {5000, 1}, {50000, 2}};
     struct bt_bench_load load = {.plan = &plan, .results = results, .gaps = {gaps, 3, 3}};
     const struct bt_bench_slo slo = {.ttft_ms = 20, .itl_ms = 10};
     struct bt_bench_report report;
@@ -184,6 +196,51 @@ static void test_goodput_counts_what_keeps_every_bound(void **state) {
     bt_bench_plan_fini(&plan);
 }
 
+static void test_classes_and_gaps_of_requests_are_told_apart(void **state) {
+    (void)state;
+    static const char text[] =
+        "{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":\"chat\"}\n"
+        "{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":\"long\"}\n"
+        "{\"timestamp\":0,\"input_length\":1,\"output_length\":1,\"class\":\"chat\"}\n";
+    struct bt_bench_plan plan;
+    struct bt_error err;
+    assert_int_equal(trace(&plan, text, 1, 10, &err), BT_OK);
+    struct bt_bench_result results[3];
+    for (int i = 0; i < 3; i++)
+        results[i] = (struct bt_bench_result){.ok = true,
+                                              .sent_us = 1000,
+                                              .first_us = 11000 + 10000u * (uint32_t)i,
+                                              .last_us = 900000,
+                                              .end_us = 900000,
+                                              .completion_tokens = 200};
+    /* Of 199 gaps the second largest is the p99. The first request has one long gap, the last has
+     * two. */
+    enum { GAPS = 199 };
+    struct bt_bench_gap gaps[2 * GAPS + 1];
+    for (uint32_t i = 0; i < 2 * GAPS; i++)
+        gaps[i] = (struct bt_bench_gap){.us = 1000, .request = i % 2 * 2};
+    gaps[2 * GAPS] = (struct bt_bench_gap){.us = 70000, .request = 1};
+    gaps[20].us = gaps[21].us = gaps[41].us = 50000;
+    struct bt_bench_load load = {
+        .plan = &plan, .results = results, .gaps = {gaps, 2 * GAPS + 1, 2 * GAPS + 1}};
+    assert_true(bt_bench_gaps_sort(&load));
+    assert_int_equal(results[0].itl_p99_us, 1000);
+    assert_int_equal(results[1].itl_p99_us, 70000);
+    assert_int_equal(results[2].itl_p99_us, 50000);
+    const struct bt_bench_slo slo = {.itl_p99_ms = 25};
+    struct bt_bench_report report;
+    assert_true(bt_bench_report_make(&load, &slo, 0, &report));
+    assert_int_equal(report.n_in_slo, 1);
+    assert_int_equal(report.itl.n, 2 * GAPS + 1);
+    const struct bt_bench_class_report *chat = &report.classes[0], *other = &report.classes[1];
+    assert_true(chat->n_requests == 2 && chat->n_in_slo == 1 && chat->itl.n == 2 * GAPS);
+    assert_true(chat->ttft.p50 == 10 && chat->ttft.max == 30 && chat->itl_p99.max == 50);
+    assert_true(other->n_requests == 1 && other->n_in_slo == 0 && other->itl.max == 70);
+    assert_true(bt_bench_report_make(&load, &slo, 1, &report));
+    assert_true(report.itl.n == GAPS + 1 && report.classes[0].n_requests == 1);
+    bt_bench_plan_fini(&plan);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_poisson_has_its_mean_and_spread),
@@ -193,6 +250,7 @@ int main(void) {
         cmocka_unit_test(test_prompts_differ_behind_what_they_share),
         cmocka_unit_test(test_percentiles_are_nearest_ranks),
         cmocka_unit_test(test_goodput_counts_what_keeps_every_bound),
+        cmocka_unit_test(test_classes_and_gaps_of_requests_are_told_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
