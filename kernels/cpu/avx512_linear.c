@@ -8,8 +8,15 @@
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
 
-/* Rows of one call, in blocks of 4: 12 accumulators of dots, 12 of sums, the rest for weights. */
-enum { ROWS_MAX = 12, ROWS_OF_A_SWEEP = 96 };
+enum {
+    ROWS_MAX = 16, /* of one call: as many sums stay in registers */
+    DOTS_MAX = 8,  /* int8 dots that are summed side by side */
+    ROWS_OF_A_SWEEP = 96,
+    /* How far ahead weights are fetched, measured with weights in memory: so many rows give the
+     * time to fetch them, and hide it; with fewer, loads alone keep memory busy. */
+    PREFETCH_ROWS = 4,
+    PREFETCH_BYTES = 4096
+};
 
 /* One tile: 16 outputs of up to 12 rows. */
 struct tile_job {
@@ -39,50 +46,72 @@ ALWAYS_INLINE __m512i four_inputs(const struct int8_group *x, int step, int row)
     return _mm512_set1_epi32(q);
 }
 
-/* The int8 rule for R rows; x of row r is block r / 4, lane r % 4. */
-ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, const int R) {
+/* The 32 inputs of a group of 16 outputs, 4 in each lane of a step. */
+ALWAYS_INLINE void load_quants(const uint8_t *w, enum bt_pack pack, __m512i quants[8]) {
     const __m512i low_bits = _mm512_set1_epi8(15);
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m512i first = _mm512_loadu_si512(w + i * 64);
+        if (pack == BT_PACK_Q8_0) {
+            quants[i] = first;
+            quants[i + 4] = _mm512_loadu_si512(w + (i + 4) * 64);
+        } else {
+            quants[i] = _mm512_and_si512(first, low_bits);
+            quants[i + 4] = _mm512_and_si512(_mm512_srli_epi16(first, 4), low_bits);
+        }
+    }
+}
+
+/* One group for R rows from `row` on: their dots side by side, so that none waits for itself. */
+ALWAYS_INLINE void group_int8(const uint8_t *x, size_t row_block, enum bt_pack pack,
+                              const __m512i quants[8], __m512 d, __m512 m, __m512 *acc,
+                              const int row, const int R) {
+    const struct int8_group *block[ROWS_MAX];
+    __m512i dot[DOTS_MAX];
+    UNROLL for (int r = 0; r < R; r++) {
+        block[r] = (const void *)(x + (size_t)((row + r) / ROWS) * row_block);
+        dot[r] = pack == BT_PACK_Q8_0 ? _mm512_set1_epi32(block[r]->offset[(row + r) % ROWS])
+                                      : _mm512_setzero_si512();
+    }
+    UNROLL for (int i = 0; i < 8; i++) {
+        UNROLL for (int r = 0; r < R; r++) dot[r] =
+            _mm512_dpbusd_epi32(dot[r], quants[i], four_inputs(block[r], i, (row + r) % ROWS));
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        const int lane = (row + r) % ROWS, at = row + r;
+        __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(block[r]->s[lane]));
+        acc[at] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), scale, acc[at]);
+        if (pack != BT_PACK_Q8_0)
+            acc[at] = _mm512_fmadd_ps(m, _mm512_set1_ps(block[r]->t[lane]), acc[at]);
+    }
+}
+
+/* The int8 rule for R rows; x of row r is block r / 4, lane r % 4. The group's weights are unpacked
+ * once and stay in registers while the rows pass. */
+ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, const int R) {
     const size_t bytes = pack == BT_PACK_Q4_1   ? Q4_1_BLOCK
                          : pack == BT_PACK_Q4_0 ? Q4_0_BLOCK
                                                 : Q8_0_BLOCK;
-    const size_t quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
+    const size_t n_quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
+    /* Even shares of the rows; sums, dots and 8 registers of weights are 31 at most. */
+    const int n_shares = R <= DOTS_MAX ? 1 : R <= 12 ? 2 : R <= 14 ? 3 : 4;
+    const int share = (R + n_shares - 1) / n_shares;
     const uint8_t *w = job->weights, *x = job->x;
     __m512 acc[ROWS_MAX];
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x += sizeof(struct int8_group)) {
-        const struct int8_group *block[3];
-        __m512i dot[ROWS_MAX];
-        UNROLL for (int b = 0; b < (R + 3) / 4; b++) block[b] =
-            (const struct int8_group *)(const void *)(x + (size_t)b * job->row_block);
-        UNROLL for (int r = 0; r < R; r++) dot[r] =
-            pack == BT_PACK_Q8_0 ? _mm512_set1_epi32(block[r / 4]->offset[r % 4])
-                                 : _mm512_setzero_si512();
-        UNROLL for (int i = 0; i < 4; i++) {
-            __m512i first, second;
-            if (pack == BT_PACK_Q8_0) {
-                first = _mm512_loadu_si512(w + i * 64);
-                second = _mm512_loadu_si512(w + (i + 4) * 64);
-            } else {
-                __m512i both = _mm512_loadu_si512(w + i * 64);
-                first = _mm512_and_si512(both, low_bits);
-                second = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_bits);
-            }
-            UNROLL for (int r = 0; r < R; r++) dot[r] =
-                _mm512_dpbusd_epi32(dot[r], first, four_inputs(block[r / 4], i, r % 4));
-            UNROLL for (int r = 0; r < R; r++) dot[r] =
-                _mm512_dpbusd_epi32(dot[r], second, four_inputs(block[r / 4], i + 4, r % 4));
+        __m512i quants[8];
+        if (R >= PREFETCH_ROWS) {
+            UNROLL for (size_t i = 0; i < (bytes + 63) / 64; i++)
+                _mm_prefetch((const char *)w + PREFETCH_BYTES + i * 64, _MM_HINT_T0);
         }
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + quants))), m = d;
+        load_quants(w, pack, quants);
+        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + n_quants))), m = d;
         if (pack == BT_PACK_Q4_1)
-            m = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + quants + 32)));
+            m = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + n_quants + 32)));
         if (pack == BT_PACK_Q4_0)
             m = _mm512_mul_ps(d, _mm512_set1_ps(-8.0f));
-        UNROLL for (int r = 0; r < R; r++) {
-            __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(block[r / 4]->s[r % 4]));
-            acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[r]), scale, acc[r]);
-            if (pack != BT_PACK_Q8_0)
-                acc[r] = _mm512_fmadd_ps(m, _mm512_set1_ps(block[r / 4]->t[r % 4]), acc[r]);
-        }
+        UNROLL for (int r = 0; r < R; r += share) group_int8(x, job->row_block, pack, quants, d, m,
+                                                             acc, r, R - r < share ? R - r : share);
     }
     UNROLL for (int r = 0; r < R; r++) store_row(job, r, acc[r]);
 }
@@ -142,58 +171,74 @@ ALWAYS_INLINE void tile_f32(const struct tile_job *job, const int R) {
 }
 
 /* One function for each number of rows, so that each keeps its sums in registers. */
-#define TILE_FUNCTIONS(NAME, CALL)                                    \
-    static void NAME##_1(const struct tile_job *job) {                \
-        enum { R = 1 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_2(const struct tile_job *job) {                \
-        enum { R = 2 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_3(const struct tile_job *job) {                \
-        enum { R = 3 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_4(const struct tile_job *job) {                \
-        enum { R = 4 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_5(const struct tile_job *job) {                \
-        enum { R = 5 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_6(const struct tile_job *job) {                \
-        enum { R = 6 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_7(const struct tile_job *job) {                \
-        enum { R = 7 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_8(const struct tile_job *job) {                \
-        enum { R = 8 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_9(const struct tile_job *job) {                \
-        enum { R = 9 };                                               \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_10(const struct tile_job *job) {               \
-        enum { R = 10 };                                              \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_11(const struct tile_job *job) {               \
-        enum { R = 11 };                                              \
-        CALL;                                                         \
-    }                                                                 \
-    static void NAME##_12(const struct tile_job *job) {               \
-        enum { R = 12 };                                              \
-        CALL;                                                         \
-    }                                                                 \
-    static void (*const NAME[])(const struct tile_job *) = {          \
-        NAME##_1, NAME##_2, NAME##_3, NAME##_4,  NAME##_5,  NAME##_6, \
-        NAME##_7, NAME##_8, NAME##_9, NAME##_10, NAME##_11, NAME##_12};
+#define TILE_FUNCTIONS(NAME, CALL)                                                            \
+    static void NAME##_1(const struct tile_job *job) {                                        \
+        enum { R = 1 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_2(const struct tile_job *job) {                                        \
+        enum { R = 2 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_3(const struct tile_job *job) {                                        \
+        enum { R = 3 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_4(const struct tile_job *job) {                                        \
+        enum { R = 4 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_5(const struct tile_job *job) {                                        \
+        enum { R = 5 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_6(const struct tile_job *job) {                                        \
+        enum { R = 6 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_7(const struct tile_job *job) {                                        \
+        enum { R = 7 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_8(const struct tile_job *job) {                                        \
+        enum { R = 8 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_9(const struct tile_job *job) {                                        \
+        enum { R = 9 };                                                                       \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_10(const struct tile_job *job) {                                       \
+        enum { R = 10 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_11(const struct tile_job *job) {                                       \
+        enum { R = 11 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_12(const struct tile_job *job) {                                       \
+        enum { R = 12 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_13(const struct tile_job *job) {                                       \
+        enum { R = 13 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_14(const struct tile_job *job) {                                       \
+        enum { R = 14 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_15(const struct tile_job *job) {                                       \
+        enum { R = 15 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void NAME##_16(const struct tile_job *job) {                                       \
+        enum { R = 16 };                                                                      \
+        CALL;                                                                                 \
+    }                                                                                         \
+    static void (*const NAME[])(const struct tile_job *) = {                                  \
+        NAME##_1, NAME##_2,  NAME##_3,  NAME##_4,  NAME##_5,  NAME##_6,  NAME##_7,  NAME##_8, \
+        NAME##_9, NAME##_10, NAME##_11, NAME##_12, NAME##_13, NAME##_14, NAME##_15, NAME##_16};
 
 TILE_FUNCTIONS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
 TILE_FUNCTIONS(q4_0_tile, tile_int8(job, BT_PACK_Q4_0, R))
@@ -201,6 +246,12 @@ TILE_FUNCTIONS(q8_0_tile, tile_int8(job, BT_PACK_Q8_0, R))
 TILE_FUNCTIONS(bf16_tile, tile_bf16(job, R))
 TILE_FUNCTIONS(bf16_fma_tile, tile_bf16_fma(job, R))
 TILE_FUNCTIONS(f32_tile, tile_f32(job, R))
+
+/* Rows of each call for n rows: even shares in whole blocks of 4. */
+static uint32_t rows_of_a_call(uint32_t n) {
+    uint32_t n_calls = (n + ROWS_MAX - 1) / ROWS_MAX, blocks = (n + ROWS - 1) / ROWS;
+    return (blocks + n_calls - 1) / n_calls * ROWS;
+}
 
 /* All tiles of the range for a sweep of rows that stays in the second-level cache, then the next.
  */
@@ -212,15 +263,16 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(const struc
     for (uint32_t first = args->row_first; first < args->row_end; first += ROWS_OF_A_SWEEP) {
         uint32_t end =
             args->row_end - first < ROWS_OF_A_SWEEP ? args->row_end : first + ROWS_OF_A_SWEEP;
+        uint32_t step = rows_of_a_call(end - first);
         for (uint32_t col = args->col_first; col < args->col_end; col += TILE) {
             uint32_t n_lanes = args->col_end - col;
             job.weights = (const uint8_t *)args->weights + col / TILE * tile;
             job.bias = args->bias ? args->bias + col : NULL;
             job.lanes = first_lanes(n_lanes);
-            for (uint32_t row = first; row < end; row += ROWS_MAX) {
+            for (uint32_t row = first; row < end; row += step) {
                 job.x = (const uint8_t *)args->x + row / ROWS * block;
                 job.y = args->y + row * args->y_stride + col;
-                tiles[(end - row < ROWS_MAX ? end - row : ROWS_MAX) - 1](&job);
+                tiles[(end - row < step ? end - row : step) - 1](&job);
             }
         }
     }
