@@ -11,6 +11,7 @@
 #include "cli/health.h"
 #include "cli/inspect.h"
 #include "cli/keys.h"
+#include "cli/profile.h"
 #include "cli/roles.h"
 #include "cli/top.h"
 #include "cli/up.h"
@@ -31,6 +32,7 @@ static const struct command commands[] = {
     {"certs", "makes certificates for routers, workers and the public doors", bt_certs_main},
     {"keys", "makes API keys for --api-key-file", bt_keys_main},
     {"health", "whether a process beside it is alive or ready, for probes", bt_health_main},
+    {"profile", "where the time of a prefill and a decode step goes, op by op", bt_profile_main},
     {"inspect", "what a model file is and what it costs to run", bt_inspect_main},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

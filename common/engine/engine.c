@@ -284,6 +284,12 @@ void bt_engine_post(struct bt_engine *e, struct bt_step *step) {
     pthread_mutex_unlock(&e->lock);
 }
 
+void bt_engine_set_profile(struct bt_engine *e, struct bt_forward_profile *profile) {
+    /* The compute thread waits for a step and sees this when it takes one. */
+    BT_ASSERT(!e->busy);
+    bt_forward_set_profile(e->forward, profile);
+}
+
 bool bt_engine_busy(const struct bt_engine *e) {
     return e->busy;
 }

@@ -14,6 +14,7 @@
 #include "common/engine/step.h"
 
 struct bt_engine;
+struct bt_forward_profile;
 struct bt_kv_memory;
 
 struct bt_engine_params {
@@ -76,6 +77,9 @@ struct bt_kv_memory *bt_engine_kv_memory(struct bt_engine *engine);
  * outstanding. Its ids, rows and pages must be within the bounds of `params`. */
 void bt_engine_post(struct bt_engine *engine, struct bt_step *step);
 bool bt_engine_busy(const struct bt_engine *engine);
+/* Steps posted from now on are added up in profile (common/engine/forward_profile.h, of the info's
+ * n_threads), which is the engine's until another or NULL is set. No step may be outstanding. */
+void bt_engine_set_profile(struct bt_engine *engine, struct bt_forward_profile *profile);
 
 enum bt_engine_event_kind {
     BT_ENGINE_LAYER_DONE, /* pages and sums of `layer` are complete; only where step->n_sums > 0 */

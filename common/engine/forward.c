@@ -163,11 +163,45 @@ size_t bt_forward_scratch_bytes(const struct bt_forward *f) {
     return f->memory_bytes + f->n_threads * bt_sampler_bytes(f->shape.n_vocab);
 }
 
+void bt_forward_set_profile(struct bt_forward *f, struct bt_forward_profile *profile) {
+    BT_ASSERT(!profile || profile->n_threads == f->n_threads);
+    f->profile = profile;
+}
+
 void bt_forward_keep_all_rows(struct bt_forward *f, bool keep) {
     f->keep_all_rows = keep;
 }
 
 /* ---- One step ---- */
+
+static uint64_t all_busy_ns(const struct bt_forward_profile *profile) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < profile->n_threads; i++)
+        sum += profile->threads[i].total_ns;
+    return sum;
+}
+
+static void run_tasks(struct bt_forward *f, uint32_t n_tasks, bt_device_task *fn) {
+    if (n_tasks == 1)
+        fn(f, 0, 0);
+    else
+        bt_device_run(f->p.device, n_tasks, fn, f);
+}
+
+void bt_forward_run_tasks(struct bt_forward *f, enum bt_forward_op op, uint32_t n_tasks,
+                          bt_device_task *fn) {
+    struct bt_forward_profile *profile = f->profile;
+    if (!profile) {
+        run_tasks(f, n_tasks, fn);
+        return;
+    }
+    uint64_t busy = all_busy_ns(profile), start = bt_forward_now_ns();
+    run_tasks(f, n_tasks, fn);
+    uint64_t all = f->n_threads * (bt_forward_now_ns() - start);
+    busy = all_busy_ns(profile) - busy;
+    profile->waiting_ns[op] += all > busy ? all - busy : 0;
+    profile->n_runs += n_tasks > 1;
+}
 
 static void cut_into_pages(struct bt_forward *f, uint32_t i) {
     const struct bt_step_seq *seq = &f->step->seqs[i];
@@ -224,9 +258,11 @@ static void begin(struct bt_forward *f, const struct bt_step *step) {
 
 static void sample(void *arg, uint32_t task, uint32_t thread) {
     struct bt_forward *f = arg;
+    struct bt_laps laps = bt_laps_begin(f, thread);
     uint32_t seq = f->sampled_seqs[task];
     f->step->results[seq] = bt_sampler_sample(&f->samplers[thread], &f->step->seqs[seq],
                                               f->logits + (size_t)task * f->shape.n_vocab);
+    bt_lap(&laps, BT_OP_SAMPLE);
 }
 
 static void sample_all(struct bt_forward *f) {
@@ -234,12 +270,12 @@ static void sample_all(struct bt_forward *f) {
         f->logit_rows[i] = f->sampled_rows[i];
     f->n_logits = f->n_sampled;
     bt_forward_head(f);
-    bt_device_run(f->p.device, f->n_sampled, sample, f);
+    bt_forward_run_tasks(f, BT_OP_SAMPLE, f->n_sampled, sample);
 }
 
 static void score(void *arg, uint32_t task, uint32_t thread) {
-    (void)thread;
     struct bt_forward *f = arg;
+    struct bt_laps laps = bt_laps_begin(f, thread);
     struct bt_score_job *job = &f->scores[f->first_score + task];
     const struct bt_step_seq *seq = &f->step->seqs[job->seq];
     const float *logits = f->logits + (size_t)task * f->shape.n_vocab;
@@ -249,6 +285,7 @@ static void score(void *arg, uint32_t task, uint32_t thread) {
     else
         bt_logprobs_make(f->kernels, logits, f->shape.n_vocab, seq->next[job->index],
                          seq->score_top, &seq->scores[job->index]);
+    bt_lap(&laps, BT_OP_SAMPLE);
 }
 
 /* Scored rows pass the head as many at a time as there is room for logits. */
@@ -259,7 +296,7 @@ static void score_all(struct bt_forward *f) {
         for (uint32_t i = 0; i < f->n_logits; i++)
             f->logit_rows[i] = f->scores[at + i].row;
         bt_forward_head(f);
-        bt_device_run(f->p.device, f->n_logits, score, f);
+        bt_forward_run_tasks(f, BT_OP_SAMPLE, f->n_logits, score);
     }
     for (uint32_t i = 0; i < f->n_scores; i++)
         if (f->scores[i].is_bad)
@@ -269,6 +306,7 @@ static void score_all(struct bt_forward *f) {
 
 void bt_forward_run(struct bt_forward *f, const struct bt_step *step,
                     bt_forward_layer_done *layer_done, void *arg) {
+    uint64_t start = f->profile ? bt_forward_now_ns() : 0;
     begin(f, step);
     bt_forward_layers(f, layer_done, arg);
     for (uint32_t i = 0; f->n_scores && i < step->n_seqs; i++)
@@ -276,6 +314,10 @@ void bt_forward_run(struct bt_forward *f, const struct bt_step *step,
     if (f->n_sampled)
         sample_all(f);
     score_all(f);
+    if (f->profile) {
+        f->profile->n_steps++;
+        f->profile->wall_ns += bt_forward_now_ns() - start;
+    }
 }
 
 const float *bt_forward_logits(struct bt_forward *f, const uint32_t *rows, uint32_t n_rows) {

@@ -10,6 +10,7 @@
 
 #include "common/base/fingerprint.h"
 #include "common/base/status.h"
+#include "common/engine/forward_profile.h"
 #include "common/engine/kv_memory.h"
 #include "common/engine/model.h"
 #include "common/engine/step.h"
@@ -41,6 +42,9 @@ typedef void bt_forward_layer_done(void *arg, uint32_t layer);
 /* Runs a step to its end: pages, sums and results are written. layer_done may be NULL. */
 void bt_forward_run(struct bt_forward *fwd, const struct bt_step *step,
                     bt_forward_layer_done *layer_done, void *arg);
+
+/* Steps are added up in profile, which has the device's number of threads; NULL: no longer. */
+void bt_forward_set_profile(struct bt_forward *fwd, struct bt_forward_profile *profile);
 
 /* Keeps every row's residual to the end of the pass, so that bt_forward_logits may be asked for any
  * of them (rows that nobody samples are otherwise left out of the last layer). */

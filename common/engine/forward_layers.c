@@ -287,23 +287,28 @@ static struct span block_span(const struct bt_forward *f, uint32_t block) {
     return (struct span){first, end < f->n_rows ? end : f->n_rows, 0, 1};
 }
 
-static void block_before_attention(struct bt_forward *f, const struct span *s) {
+static void block_before_attention(struct bt_forward *f, const struct span *s,
+                                   struct bt_laps *laps) {
     norm_before_attention(f, s);
+    bt_lap(laps, BT_OP_NORM);
     project_qkv(f, s);
+    bt_lap(laps, BT_OP_QKV);
 }
 
 static void block_first(void *arg, uint32_t task, uint32_t thread) {
-    (void)thread;
     struct bt_forward *f = arg;
+    struct bt_laps laps = bt_laps_begin(f, thread);
     struct span s = block_span(f, task);
     embed(f, &s);
-    block_before_attention(f, &s);
+    bt_lap(&laps, BT_OP_EMBED);
+    block_before_attention(f, &s, &laps);
 }
 
 static void task_write_page(void *arg, uint32_t task, uint32_t thread) {
-    (void)thread;
     const struct bt_forward *f = arg;
+    struct bt_laps laps = bt_laps_begin(f, thread);
     write_page(f, &f->page_jobs[task]);
+    bt_lap(&laps, BT_OP_CACHE);
 }
 
 static void block_attend(const struct bt_forward *f, const struct span *s, uint32_t thread) {
@@ -323,17 +328,25 @@ static void block_attend(const struct bt_forward *f, const struct span *s, uint3
 static void block_rest(void *arg, uint32_t task, uint32_t thread) {
     struct bt_forward *f = arg;
     struct span s = block_span(f, task);
+    struct bt_laps laps = bt_laps_begin(f, thread);
     block_attend(f, &s, thread);
+    bt_lap(&laps, BT_OP_ATTENTION);
     prepare_attended(f, &s);
+    bt_lap(&laps, BT_OP_PREPARE_OUT);
     project_out(f, &s);
+    bt_lap(&laps, BT_OP_OUT);
     norm_before_ffn(f, &s);
+    bt_lap(&laps, BT_OP_FFN_NORM);
     project_gate_up(f, &s);
+    bt_lap(&laps, BT_OP_GATE_UP);
     activate(f, &s);
+    bt_lap(&laps, BT_OP_ACTIVATE);
     project_down(f, &s);
+    bt_lap(&laps, BT_OP_DOWN);
     if (f->layer + 1 < f->shape.n_layers) {
         struct bt_forward next = *f;
         next.layer++;
-        block_before_attention(&next, &s);
+        block_before_attention(&next, &s, &laps);
     }
 }
 
@@ -349,63 +362,52 @@ static struct span part_span(const struct bt_forward *f, uint32_t task) {
 }
 
 /* Each phase as a task of bt_device_run: by rows or by columns. */
-#define ROW_TASK(phase)                                                   \
+#define PHASE_TASK(phase, op, span_of)                                    \
     static void task_##phase(void *arg, uint32_t task, uint32_t thread) { \
-        (void)thread;                                                     \
-        struct span s = row_span(arg, task);                              \
+        struct bt_laps laps = bt_laps_begin(arg, thread);                 \
+        struct span s = span_of(arg, task);                               \
         phase(arg, &s);                                                   \
+        bt_lap(&laps, op);                                                \
     }
-#define PART_TASK(phase)                                                  \
-    static void task_##phase(void *arg, uint32_t task, uint32_t thread) { \
-        (void)thread;                                                     \
-        struct span s = part_span(arg, task);                             \
-        phase(arg, &s);                                                   \
-    }
-ROW_TASK(embed)
-ROW_TASK(norm_before_attention)
-PART_TASK(project_qkv)
-ROW_TASK(prepare_attended)
-PART_TASK(project_out)
-ROW_TASK(norm_before_ffn)
-PART_TASK(project_gate_up)
-ROW_TASK(activate)
-PART_TASK(project_down)
+PHASE_TASK(embed, BT_OP_EMBED, row_span)
+PHASE_TASK(norm_before_attention, BT_OP_NORM, row_span)
+PHASE_TASK(project_qkv, BT_OP_QKV, part_span)
+PHASE_TASK(prepare_attended, BT_OP_PREPARE_OUT, row_span)
+PHASE_TASK(project_out, BT_OP_OUT, part_span)
+PHASE_TASK(norm_before_ffn, BT_OP_FFN_NORM, row_span)
+PHASE_TASK(project_gate_up, BT_OP_GATE_UP, part_span)
+PHASE_TASK(activate, BT_OP_ACTIVATE, row_span)
+PHASE_TASK(project_down, BT_OP_DOWN, part_span)
 
 static void task_attend(void *arg, uint32_t task, uint32_t thread) {
     const struct bt_forward *f = arg;
+    struct bt_laps laps = bt_laps_begin(f, thread);
     const struct bt_query *query = &f->queries[task / f->shape.n_kv_heads];
     attend(f, query, 0, query->n_rows, task % f->shape.n_kv_heads, thread);
+    bt_lap(&laps, BT_OP_ATTENTION);
 }
 
-/* A single task needs no other thread. */
-static void run(struct bt_forward *f, uint32_t n_tasks, bt_device_task *fn) {
-    if (n_tasks == 1)
-        fn(f, 0, 0);
-    else
-        bt_device_run(f->p.device, n_tasks, fn, f);
+static void run_by_rows(struct bt_forward *f, enum bt_forward_op op, bt_device_task *fn) {
+    bt_forward_run_tasks(f, op, (f->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn);
 }
 
-static void run_by_rows(struct bt_forward *f, bt_device_task *fn) {
-    run(f, (f->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn);
-}
-
-static void run_by_parts(struct bt_forward *f, bt_device_task *fn) {
-    run(f, f->n_parts, fn);
+static void run_by_parts(struct bt_forward *f, enum bt_forward_op op, bt_device_task *fn) {
+    bt_forward_run_tasks(f, op, f->n_parts, fn);
 }
 
 static void few_rows_before_attention(struct bt_forward *f) {
-    run_by_rows(f, task_norm_before_attention);
-    run_by_parts(f, task_project_qkv);
+    run_by_rows(f, BT_OP_NORM, task_norm_before_attention);
+    run_by_parts(f, BT_OP_QKV, task_project_qkv);
 }
 
 static void few_rows_rest(struct bt_forward *f) {
-    run(f, f->n_queries * f->shape.n_kv_heads, task_attend);
-    run_by_rows(f, task_prepare_attended);
-    run_by_parts(f, task_project_out);
-    run_by_rows(f, task_norm_before_ffn);
-    run_by_parts(f, task_project_gate_up);
-    run_by_rows(f, task_activate);
-    run_by_parts(f, task_project_down);
+    bt_forward_run_tasks(f, BT_OP_ATTENTION, f->n_queries * f->shape.n_kv_heads, task_attend);
+    run_by_rows(f, BT_OP_PREPARE_OUT, task_prepare_attended);
+    run_by_parts(f, BT_OP_OUT, task_project_out);
+    run_by_rows(f, BT_OP_FFN_NORM, task_norm_before_ffn);
+    run_by_parts(f, BT_OP_GATE_UP, task_project_gate_up);
+    run_by_rows(f, BT_OP_ACTIVATE, task_activate);
+    run_by_parts(f, BT_OP_DOWN, task_project_down);
 }
 
 /* ---- The whole ---- */
@@ -457,15 +459,19 @@ static void drop_unwanted_rows(struct bt_forward *f) {
 void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, void *arg) {
     uint32_t n_blocks = choose_blocks(f);
     f->layer = 0;
+    if (f->profile)
+        bt_forward_count_embed(f);
     if (n_blocks)
-        run(f, n_blocks, block_first);
+        bt_forward_run_tasks(f, BT_OP_BLOCKS, n_blocks, block_first);
     else
-        run_by_rows(f, task_embed);
+        run_by_rows(f, BT_OP_EMBED, task_embed);
     for (; f->layer < f->shape.n_layers; f->layer++) {
         bool last = f->layer + 1 == f->shape.n_layers;
         if (!n_blocks)
             few_rows_before_attention(f);
-        run(f, f->n_page_jobs, task_write_page);
+        if (f->profile)
+            bt_forward_count_cache(f);
+        bt_forward_run_tasks(f, BT_OP_CACHE, f->n_page_jobs, task_write_page);
         if (f->step->n_sums)
             sum_other_pages(f);
         if (layer_done)
@@ -476,8 +482,10 @@ void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, 
                 return;
             n_blocks = choose_blocks(f);
         }
+        if (f->profile)
+            bt_forward_count_rest(f);
         if (n_blocks)
-            run(f, n_blocks, block_rest);
+            bt_forward_run_tasks(f, BT_OP_BLOCKS, n_blocks, block_rest);
         else
             few_rows_rest(f);
     }
@@ -492,15 +500,23 @@ static void project_head(const struct bt_forward *f, const struct span *s) {
     struct span rows = {0, f->n_logits, s->part, s->n_parts};
     multiply(f, &f->in_dim, &product, 1, false, &rows);
 }
-PART_TASK(project_head)
+PHASE_TASK(project_head, BT_OP_HEAD, part_span)
 
-void bt_forward_head(struct bt_forward *f) {
+static void norm_before_head(const struct bt_forward *f) {
     size_t dim = f->shape.dim;
     struct product product = head_product(f);
     struct span rows = {0, f->n_logits, 0, 1};
+    struct bt_laps laps = bt_laps_begin(f, 0);
     for (uint32_t i = 0; i < f->n_logits; i++)
         f->kernels->rmsnorm(f->x + f->logit_rows[i] * dim, f->p.weights->output_norm, f->shape.dim,
                             f->shape.norm_eps, f->normed + i * dim);
     prepare(f, &f->in_dim, &product, 1, f->normed, f->shape.dim, &rows);
-    run_by_parts(f, task_project_head);
+    bt_lap(&laps, BT_OP_HEAD_NORM);
+}
+
+void bt_forward_head(struct bt_forward *f) {
+    if (f->profile)
+        bt_forward_count_head(f);
+    norm_before_head(f);
+    run_by_parts(f, BT_OP_HEAD, task_project_head);
 }

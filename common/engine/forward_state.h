@@ -1,11 +1,14 @@
 /* What the forward pass keeps between its parts: buffers, and the step cut into jobs. Private to
- * forward.c and forward_layers.c. */
+ * forward.c, forward_layers.c and forward_profile.c. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
+#include "common/device/device.h"
 #include "common/engine/forward.h"
+#include "common/engine/forward_profile.h"
 #include "common/engine/sampler.h"
 #include "kernels/kernels.h"
 
@@ -46,6 +49,7 @@ struct bt_forward {
     float scale; /* of a score: 1 / sqrt(Dh) */
     uint32_t n_threads;
     bool keep_all_rows;
+    struct bt_forward_profile *profile; /* NULL: nobody asks where the time goes */
 
     /* Buffers; T = max_rows. */
     uint8_t *memory;
@@ -84,3 +88,44 @@ struct bt_forward {
 void bt_forward_layers(struct bt_forward *fwd, bt_forward_layer_done *layer_done, void *arg);
 /* The head for the rows in logit_rows. */
 void bt_forward_head(struct bt_forward *fwd);
+
+/* Calls fn(fwd, task, thread) for all tasks, on this thread where there is only one. `op` is what a
+ * profile calls the run. */
+void bt_forward_run_tasks(struct bt_forward *fwd, enum bt_forward_op op, uint32_t n_tasks,
+                          bt_device_task *fn);
+
+/* ---- Profile ---- */
+
+/* Add what the step's rows, and those of the current layer, take; only where there is a profile. */
+void bt_forward_count_embed(const struct bt_forward *fwd);
+void bt_forward_count_cache(const struct bt_forward *fwd); /* q, k, v and the cache's write */
+void bt_forward_count_rest(const struct bt_forward *fwd);  /* of the layer */
+void bt_forward_count_head(const struct bt_forward *fwd);
+
+static inline uint64_t bt_forward_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Times the ops that a task goes through, one after the other; nothing without a profile. */
+struct bt_laps {
+    struct bt_op_times *times;
+    uint64_t at;
+};
+
+static inline struct bt_laps bt_laps_begin(const struct bt_forward *fwd, uint32_t thread) {
+    if (!fwd->profile)
+        return (struct bt_laps){0};
+    return (struct bt_laps){&fwd->profile->threads[thread], bt_forward_now_ns()};
+}
+
+/* What was done since the last lap was `op`. */
+static inline void bt_lap(struct bt_laps *laps, enum bt_forward_op op) {
+    if (!laps->times)
+        return;
+    uint64_t now = bt_forward_now_ns();
+    laps->times->busy_ns[op] += now - laps->at;
+    laps->times->total_ns += now - laps->at;
+    laps->at = now;
+}
