@@ -178,23 +178,32 @@ static void print_weights(const struct totals *totals) {
     }
 }
 
+static struct bt_kv_shape kv_shape(const struct shape *shape) {
+    return (struct bt_kv_shape){.layers = shape->layers,
+                                .kv_heads = shape->kv_heads,
+                                .head_dim_k = shape->head_dim_k,
+                                .head_dim_v = shape->head_dim_v,
+                                .heads = shape->heads,
+                                .context = shape->context};
+}
+
 static void print_costs(const struct shape *shape, const struct totals *totals) {
     char text[32], at_context[32];
     static const struct {
         const char *name;
-        uint64_t element_bytes;
-    } profiles[] = {{"fast", 2}, {"bf16", 2}, {"exact", 4}};
+        uint64_t bytes, scale; /* of a value; beside a head's K or V */
+    } types[] = {{"bf16", 2, 0}, {"int8", 1, 4}, {"f32 (exact)", 4, 0}};
     printf("\nCosts\n  %-22s%s per token of one sequence, once for a whole batch\n", "weights read",
            bt_size_text((double)totals->read_bytes, text));
-    uint64_t values = shape->layers * shape->kv_heads * (shape->head_dim_k + shape->head_dim_v);
-    if (!values) {
+    const struct bt_kv_shape heads = kv_shape(shape);
+    if (!bt_kv_token_bytes(&heads, 1, 0)) {
         printf("  %-22s%s\n", "KV cache", "the file does not say its heads");
         return;
     }
-    for (size_t i = 0; i < sizeof profiles / sizeof profiles[0]; i++) {
-        uint64_t bytes = values * profiles[i].element_bytes;
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        uint64_t bytes = bt_kv_token_bytes(&heads, types[i].bytes, types[i].scale);
         char label[32];
-        snprintf(label, sizeof label, "KV cache, %s", profiles[i].name);
+        snprintf(label, sizeof label, "KV cache, %s", types[i].name);
         printf("  %-22s%" PRIu64 " bytes per token, %s at %d tokens\n", label, bytes,
                bt_size_text((double)bytes * CONTEXT_SHOWN, at_context), CONTEXT_SHOWN);
     }
@@ -207,14 +216,9 @@ static void print_growth(const struct shape *shape, uint64_t memory_bytes) {
     if (!shape->layers || !shape->kv_heads || !shape->head_dim_k || !shape->head_dim_v)
         return;
     const struct bt_kv_growth growth = {
-        .shape = {.layers = shape->layers,
-                  .kv_heads = shape->kv_heads,
-                  .head_dim_k = shape->head_dim_k,
-                  .head_dim_v = shape->head_dim_v,
-                  .heads = shape->heads,
-                  .context = shape->context},
-        .types = {{"bf16", 2}, {"f32", 4}},
-        .n_types = 2,
+        .shape = kv_shape(shape),
+        .types = {{"bf16", 2, 0}, {"int8", 1, 4}, {"f32", 4, 0}},
+        .n_types = 3,
         .memory_bytes = memory_bytes,
     };
     bt_kv_growth_print(&growth);

@@ -99,14 +99,18 @@ static const char *grouped(uint64_t n, char out[32]) {
     return out;
 }
 
-static uint64_t values_per_token(const struct bt_kv_shape *s) {
-    return s->layers * s->kv_heads * (s->head_dim_k + s->head_dim_v);
+uint64_t bt_kv_token_bytes(const struct bt_kv_shape *s, uint64_t bytes, uint64_t scale) {
+    return s->layers * s->kv_heads * ((s->head_dim_k + s->head_dim_v) * bytes + 2 * scale);
+}
+
+static uint64_t token_bytes(const struct bt_kv_growth *growth, unsigned type) {
+    return bt_kv_token_bytes(&growth->shape, growth->types[type].bytes, growth->types[type].scale);
 }
 
 static void print_sum(const struct bt_kv_growth *growth, unsigned type) {
     const struct bt_kv_shape *s = &growth->shape;
-    uint64_t bytes = values_per_token(s) * growth->types[type].bytes;
-    char number[32], size[32];
+    uint64_t bytes = token_bytes(growth, type), scale = growth->types[type].scale;
+    char number[32], size[32], more[48] = "";
     printf("  %-8s", growth->types[type].name);
     if (s->head_dim_k == s->head_dim_v)
         printf("2 (K and V) x %" PRIu64 " layers x %" PRIu64 " KV heads x %" PRIu64, s->layers,
@@ -114,16 +118,17 @@ static void print_sum(const struct bt_kv_growth *growth, unsigned type) {
     else
         printf("%" PRIu64 " layers x %" PRIu64 " KV heads x (%" PRIu64 " of K + %" PRIu64 " of V)",
                s->layers, s->kv_heads, s->head_dim_k, s->head_dim_v);
-    printf(" x %" PRIu64 " bytes = %s bytes a token", growth->types[type].bytes,
-           grouped(bytes, number));
+    if (scale)
+        snprintf(more, sizeof more, " and a scale of %" PRIu64 " each", scale);
+    printf(" x %" PRIu64 " byte%s%s = %s bytes a token", growth->types[type].bytes,
+           growth->types[type].bytes == 1 ? "" : "s", more, grouped(bytes, number));
     printf(bytes >= 1000 ? " (%s)\n" : "\n", bt_size_text3((double)bytes, size));
 }
 
 /* Whole pages, as workers keep them. */
 static double bytes_at(const struct bt_kv_growth *growth, unsigned type, uint64_t tokens) {
     uint64_t pages = (tokens + BT_PAGE_TOKENS - 1) / BT_PAGE_TOKENS;
-    return (double)pages * BT_PAGE_TOKENS *
-           (double)(values_per_token(&growth->shape) * growth->types[type].bytes);
+    return (double)pages * BT_PAGE_TOKENS * (double)token_bytes(growth, type);
 }
 
 static void print_row(const struct bt_kv_growth *growth, uint64_t tokens, uint64_t last,

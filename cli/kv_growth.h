@@ -18,17 +18,21 @@ struct bt_kv_shape {
 bt_status bt_kv_shape_parse(const char *text, struct bt_kv_shape *shape, uint64_t *element_bytes,
                             struct bt_error *err);
 
-enum { BT_KV_TYPES_MAX = 2 };
+enum { BT_KV_TYPES_MAX = 3 };
 
 struct bt_kv_growth {
     struct bt_kv_shape shape;
     struct {
         const char *name; /* "bf16" */
         uint64_t bytes;   /* of one value */
+        uint64_t scale;   /* bytes beside the values of one head's K, and of its V */
     } types[BT_KV_TYPES_MAX];
     unsigned n_types;
     uint64_t memory_bytes; /* also says how many sequences fit into so much; 0: not asked */
 };
+
+/* Bytes of one token of a type. */
+uint64_t bt_kv_token_bytes(const struct bt_kv_shape *shape, uint64_t bytes, uint64_t scale);
 
 /* On stdout: the sum of one token, then 256, 512, ... tokens up to the context. */
 void bt_kv_growth_print(const struct bt_kv_growth *growth);

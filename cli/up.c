@@ -31,7 +31,7 @@ enum {
 struct up {
     const char *model, *host, *prompt, *served_name, *kv_tokens, *kv_memory, *max_context, *tls;
     const char *http_tls_cert, *http_tls_key, *api_key_file, *cors_origin;
-    uint32_t n_prefill, n_decode, port, threads, precision, disaggregate;
+    uint32_t n_prefill, n_decode, port, threads, precision, kv_type, disaggregate;
     bool once, insecure, log_requests;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
@@ -44,6 +44,7 @@ struct up {
 };
 
 static const char *const precisions[] = {"fast", "bf16", "exact"};
+static const char *const kv_types[] = {"auto", "bf16", "f32", "int8"};
 static const char *const modes[] = {"auto", "always", "never"};
 
 static double now_ms(void) {
@@ -108,6 +109,7 @@ static bt_status start_worker(struct up *up, const char *role, uint32_t index, c
     bt_child_arg(worker, "--router=%s", registry);
     bt_child_arg(worker, "--threads=%u", up->threads);
     bt_child_arg(worker, "--precision=%s", precisions[up->precision]);
+    bt_child_arg(worker, "--kv-cache-dtype=%s", kv_types[up->kv_type]);
     bt_child_arg(worker, "--die-with-parent");
     add_tls(up, worker, role);
     if (up->kv_tokens)
@@ -400,6 +402,10 @@ static size_t fill_work(struct up *up, struct bt_option *out) {
         {"precision", BT_OPTION_CHOICE, &up->precision, "fast",
          .choices = {"fast", "bf16", "exact"}, .argument = "PROFILE",
          .help = "Arithmetic profile of all workers."},
+        {"kv-cache-dtype", BT_OPTION_CHOICE, &up->kv_type, "auto",
+         .choices = {"auto", "bf16", "f32", "int8"}, .argument = "TYPE",
+         .help = "What the workers' KV caches hold; auto: bf16, with --precision exact f32. int8 "
+                 "takes half the bytes."},
         {"disaggregate", BT_OPTION_CHOICE, &up->disaggregate, "auto",
          .choices = {"auto", "always", "never"}, .argument = "MODE",
          .help = "Where prompts are computed: on prefill workers always, on decode workers "

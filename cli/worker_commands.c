@@ -16,13 +16,13 @@
 #include "decode_worker/decode_worker.h"
 #include "prefill_worker/prefill_worker.h"
 
-enum { OPTIONS = 26, EXIT_REFUSED = 2 };
+enum { OPTIONS = 27, EXIT_REFUSED = 2 };
 
 /* The command line as it was read; `options` is made from it. */
 struct command_line {
     struct bt_worker_options options;
     struct bt_option_list routers;
-    uint32_t precision, kv_tokens, log_level, log_format;
+    uint32_t precision, kv_type, kv_tokens, log_level, log_format;
     bool die_with_parent;
     char name[BT_NAME_BYTES];
 };
@@ -45,6 +45,10 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"precision", BT_OPTION_CHOICE, &c->precision, "fast", .choices = {"fast", "bf16", "exact"},
          .argument = "PROFILE",
          .help = "Arithmetic profile; the same for all workers of a cluster."},
+        {"kv-cache-dtype", BT_OPTION_CHOICE, &c->kv_type, "auto",
+         .choices = {"auto", "bf16", "f32", "int8"}, .argument = "TYPE",
+         .help = "What the KV cache holds; the same for all workers of a cluster. auto: bf16, with "
+                 "--precision exact f32. int8 takes half of bf16's bytes, in memory and on links."},
         {"kv-tokens", BT_OPTION_U32, &c->kv_tokens, "0", 0, 1u << 30, .argument = "N",
          .help = "Size of the KV cache in tokens. Default: 16384, or what a quarter of this "
                  "machine's memory holds."},
@@ -182,6 +186,13 @@ static bt_status complete(struct command_line *c, const char *role, struct bt_er
                        "kv-tokens is %u and kv-memory is %llu: only one of them may be given",
                        c->kv_tokens, (unsigned long long)o->kv_memory_bytes);
     o->precision = (enum bt_precision)c->precision;
+    o->kv_type = (enum bt_kv_type)c->kv_type; /* the choices stand in the enum's order */
+    if (o->precision == BT_PRECISION_EXACT &&
+        (o->kv_type == BT_KV_BF16 || o->kv_type == BT_KV_INT8))
+        return bt_fail(err, BT_E_INVALID,
+                       "kv-cache-dtype is %s: with precision exact the KV cache is f32, give f32 "
+                       "or auto",
+                       bt_kv_type_name(o->kv_type));
     o->kv_tokens = c->kv_tokens;
     if (!c->kv_tokens && !o->kv_memory_bytes) {
         o->kv_is_standard = true;

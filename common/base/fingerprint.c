@@ -12,19 +12,21 @@ struct field {
     const char *name;
     size_t offset;
     uint32_t min, max;
+    const char *(*name_of)(uint32_t value); /* NULL: the number itself is shown */
 };
 
-#define FIELD(member, min, max) \
-    { #member, offsetof(struct bt_fingerprint, member), min, max }
+#define NAMED(member, min, max, name_of) \
+    { #member, offsetof(struct bt_fingerprint, member), min, max, name_of }
+#define FIELD(member, min, max) NAMED(member, min, max, NULL)
 static const struct field fields[] = {
     FIELD(n_layers, 1, 1024),
     FIELD(n_kv_heads, 1, 1024),
     FIELD(head_dim, 1, 1024),
     FIELD(page_tokens, 1, 256),
-    FIELD(kv_type, BT_KV_BF16, BT_KV_F32),
-    FIELD(wire_type, BT_KV_BF16, BT_KV_F32),
+    NAMED(kv_type, BT_KV_BF16, BT_KV_INT8, bt_kv_type_name),
+    NAMED(wire_type, BT_KV_BF16, BT_KV_INT8, bt_kv_type_name),
     FIELD(inner_order, BT_KV_INNER_ORDER_CPU, BT_KV_INNER_ORDER_CPU),
-    FIELD(profile, BT_PROFILE_FAST, BT_PROFILE_EXACT),
+    NAMED(profile, BT_PROFILE_FAST, BT_PROFILE_EXACT, bt_profile_name),
     FIELD(contract, 1, 65535),
 };
 enum { N_FIELDS = sizeof fields / sizeof fields[0] };
@@ -41,6 +43,10 @@ bt_status bt_fingerprint_compare(const struct bt_fingerprint *ours,
                                  const struct bt_fingerprint *theirs, struct bt_error *err) {
     for (int i = 0; i < N_FIELDS; i++) {
         uint32_t a = get(ours, &fields[i]), b = get(theirs, &fields[i]);
+        if (a != b && fields[i].name_of)
+            return bt_fail(err, BT_E_LAYOUT_MISMATCH,
+                           "layout field %s differs: ours is %s, theirs is %s", fields[i].name,
+                           fields[i].name_of(a), fields[i].name_of(b));
         if (a != b)
             return bt_fail(err, BT_E_LAYOUT_MISMATCH,
                            "layout field %s differs: ours is %u, theirs is %u", fields[i].name, a,
@@ -95,4 +101,11 @@ const char *bt_profile_name(uint32_t profile) {
            : profile == BT_PROFILE_BF16  ? "bf16"
            : profile == BT_PROFILE_EXACT ? "exact"
                                          : "unknown";
+}
+
+const char *bt_kv_type_name(uint32_t kv_type) {
+    return kv_type == BT_KV_BF16   ? "bf16"
+           : kv_type == BT_KV_F32  ? "f32"
+           : kv_type == BT_KV_INT8 ? "int8"
+                                   : "unknown";
 }

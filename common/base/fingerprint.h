@@ -8,14 +8,14 @@
 
 #include "common/base/status.h"
 
-enum bt_kv_type { BT_KV_BF16 = 1, BT_KV_F32 = 2 };
+enum bt_kv_type { BT_KV_BY_PROFILE = 0, BT_KV_BF16 = 1, BT_KV_F32 = 2, BT_KV_INT8 = 3 };
 enum bt_profile { BT_PROFILE_FAST = 1, BT_PROFILE_BF16 = 2, BT_PROFILE_EXACT = 3 };
 
 enum {
     BT_FINGERPRINT_BYTES = 64, /* serialised */
     BT_NUMERICS_CONTRACT = 1,  /* version of the numerics contract (docs/numerics.md) */
-    BT_KV_INNER_ORDER_CPU =
-        1, /* bf16: K [dim/2][16 tokens][2], V [8][dim][2]; see kernels/kernels.h */
+    /* The order inside a page that kernels/kernels.h states for each type. */
+    BT_KV_INNER_ORDER_CPU = 1,
 };
 
 struct bt_fingerprint {
@@ -48,3 +48,4 @@ bt_status bt_fingerprint_unpack(const uint8_t *bytes, size_t n_bytes, struct bt_
 uint64_t bt_fingerprint_hash(const struct bt_fingerprint *fp);
 
 const char *bt_profile_name(uint32_t profile);
+const char *bt_kv_type_name(uint32_t kv_type);

@@ -60,6 +60,10 @@ static bt_status check_params(const struct bt_engine_params *p, struct bt_error 
         return bt_fail(err, BT_E_INVALID, "neither pages nor bytes of the KV cache are given");
     if (p->profile < BT_PROFILE_FAST || p->profile > BT_PROFILE_EXACT)
         return bt_fail(err, BT_E_INVALID, "profile %d is not known", (int)p->profile);
+    if (bt_forward_kv_type(p->profile, p->kv_type) == BT_KV_BY_PROFILE)
+        return bt_fail(err, BT_E_INVALID, "a KV cache of type %s was asked for; profile %s has %s",
+                       bt_kv_type_name(p->kv_type), bt_profile_name(p->profile),
+                       p->profile == BT_PROFILE_EXACT ? "f32 only" : "bf16, int8 or f32");
     return BT_OK;
 }
 
@@ -80,8 +84,7 @@ static bt_status choose_pages(const struct bt_engine *e, size_t page_bytes, uint
 
 static void describe(struct bt_engine *e) {
     const struct bt_model_shape *s = &e->model.shape;
-    uint32_t kv_type =
-        bt_forward_cache_type(e->params.profile) == BT_CACHE_F32 ? BT_KV_F32 : BT_KV_BF16;
+    uint32_t kv_type = bt_forward_kv_type(e->params.profile, e->params.kv_type);
     struct bt_engine_info *info = &e->info;
     info->fingerprint = (struct bt_fingerprint){
         .model_hash = e->weights.model_hash,
@@ -122,8 +125,8 @@ static bt_status load(struct bt_engine *e, struct bt_error *err) {
     BT_TRY(bt_device_open(&device, &e->device, e->info.remark, err));
     BT_TRY(bt_weights_load(&e->weights, &e->model, p->profile, e->device, p->progress,
                            p->progress_arg, err));
-    size_t page_bytes = bt_device_kernels(e->device)->page_bytes(bt_forward_cache_type(p->profile),
-                                                                 s->n_kv_heads, s->head_dim);
+    enum bt_cache_type cache = bt_forward_cache_type(bt_forward_kv_type(p->profile, p->kv_type));
+    size_t page_bytes = bt_device_kernels(e->device)->page_bytes(cache, s->n_kv_heads, s->head_dim);
     uint32_t n_pages = 0;
     BT_TRY(choose_pages(e, page_bytes, &n_pages, err));
     BT_TRY(bt_kv_memory_init(&e->kv, e->device, s->n_layers, n_pages, page_bytes, err));
@@ -134,6 +137,7 @@ static bt_status load(struct bt_engine *e, struct bt_error *err) {
                                               .weights = &e->weights,
                                               .kv = &e->kv,
                                               .profile = p->profile,
+                                              .kv_type = p->kv_type,
                                               .max_rows = p->max_rows,
                                               .max_seqs = p->max_seqs,
                                               .max_context = e->info.max_context};

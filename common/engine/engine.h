@@ -25,6 +25,8 @@ struct bt_engine_params {
     bool pin;           /* one CPU for each of them */
     uint32_t pin_first_cpu;
     enum bt_profile profile;
+    enum bt_kv_type kv_type; /* of the cache; BY_PROFILE: bf16, in profile exact f32, the only one
+                                there */
     /* Pages of the KV cache: at most n_pages (0: no such bound) and what kv_bytes_max holds (0: no
      * such bound); not both 0. bt_engine_info says how many they became. */
     uint32_t n_pages;

@@ -12,8 +12,18 @@
 #include "common/engine/forward_state.h"
 #include "common/engine/logprobs.h"
 
-enum bt_cache_type bt_forward_cache_type(enum bt_profile profile) {
-    return profile == BT_PROFILE_EXACT ? BT_CACHE_F32 : BT_CACHE_BF16;
+enum bt_kv_type bt_forward_kv_type(enum bt_profile profile, enum bt_kv_type asked) {
+    if (profile == BT_PROFILE_EXACT)
+        return asked == BT_KV_BY_PROFILE || asked == BT_KV_F32 ? BT_KV_F32 : BT_KV_BY_PROFILE;
+    if (asked > BT_KV_INT8)
+        return BT_KV_BY_PROFILE;
+    return asked == BT_KV_BY_PROFILE ? BT_KV_BF16 : asked;
+}
+
+enum bt_cache_type bt_forward_cache_type(enum bt_kv_type kv_type) {
+    return kv_type == BT_KV_INT8  ? BT_CACHE_INT8
+           : kv_type == BT_KV_F32 ? BT_CACHE_F32
+                                  : BT_CACHE_BF16;
 }
 
 /* ---- Memory ---- */
@@ -128,13 +138,17 @@ bt_status bt_forward_create(const struct bt_forward_params *params, struct bt_fo
                        "rows (%u) and sequences (%u) of a step must be 1 or more, and the context "
                        "(%u) 1 to the model's, %u",
                        params->max_rows, params->max_seqs, params->max_context, s->context);
+    enum bt_kv_type kv_type = bt_forward_kv_type(params->profile, params->kv_type);
+    if (kv_type == BT_KV_BY_PROFILE)
+        return bt_fail(err, BT_E_INVALID, "profile %s cannot have a KV cache of type %s",
+                       bt_profile_name(params->profile), bt_kv_type_name(params->kv_type));
     struct bt_forward *f = calloc(1, sizeof *f);
     if (!f)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for a forward pass");
     f->p = *params;
     f->shape = *s;
     f->kernels = bt_device_kernels(params->device);
-    f->cache = bt_forward_cache_type(params->profile);
+    f->cache = bt_forward_cache_type(kv_type);
     f->n_threads = bt_device_threads(params->device);
     f->scale = 1.0f / sqrtf((float)s->head_dim);
     bt_status status = take_memory(f, err);

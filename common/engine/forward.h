@@ -25,6 +25,7 @@ struct bt_forward_params {
     const struct bt_weights *weights;
     const struct bt_kv_memory *kv;
     enum bt_profile profile;
+    enum bt_kv_type kv_type; /* of the cache; BY_PROFILE: as bt_forward_kv_type says */
     uint32_t max_rows, max_seqs;
     uint32_t max_context; /* positions of a sequence; at most the model's */
 };
@@ -53,4 +54,8 @@ void bt_forward_keep_all_rows(struct bt_forward *fwd, bool keep);
  * call on fwd. */
 const float *bt_forward_logits(struct bt_forward *fwd, const uint32_t *rows, uint32_t n_rows);
 
-enum bt_cache_type bt_forward_cache_type(enum bt_profile profile);
+/* The cache's type where `asked` is wanted: by profile it is bf16, in profile exact f32, where no
+ * other is allowed: 0 is the answer then. */
+enum bt_kv_type bt_forward_kv_type(enum bt_profile profile, enum bt_kv_type asked);
+/* What kernels call it. */
+enum bt_cache_type bt_forward_cache_type(enum bt_kv_type kv_type);

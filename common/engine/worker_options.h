@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "common/base/fingerprint.h"
 #include "common/base/limits.h"
 
 /* docs/numerics.md "Profiles". */
@@ -37,6 +38,7 @@ struct bt_worker_options {
     uint32_t n_threads; /* compute threads, >= 1 */
     bool pin;           /* each compute thread stays on one CPU */
     enum bt_precision precision;
+    enum bt_kv_type kv_type; /* of the cache; BY_PROFILE: what `precision` says above */
 
     /* Size of the KV cache: exactly one of the two is not 0. */
     uint64_t kv_tokens;       /* rounded up to whole pages by the worker */

@@ -42,6 +42,7 @@ static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_
         .n_threads = options->n_threads,
         .pin = options->pin,
         .profile = profile_of(options->precision),
+        .kv_type = options->kv_type,
         .n_pages = n_pages > UINT32_MAX ? UINT32_MAX : (uint32_t)n_pages,
         .kv_bytes_max =
             options->kv_is_standard ? options->kv_standard_bytes_max : options->kv_memory_bytes,
@@ -59,11 +60,12 @@ static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_
             info->model_name[0] ? info->model_name : options->model, info->n_layers,
             bt_profile_name(info->fingerprint.profile), info->kernels, info->n_threads,
             (unsigned long long)((bt_clock_us() - started_us) / 1000));
-    BT_INFO("memory: weights %llu MB, KV cache %llu MB (%u pages, %llu tokens), scratch %llu MB",
-            (unsigned long long)(info->weight_bytes >> 20),
-            (unsigned long long)(info->cache_bytes >> 20), info->n_pages,
-            (unsigned long long)info->n_pages * BT_PAGE_TOKENS,
-            (unsigned long long)(info->scratch_bytes >> 20));
+    BT_INFO(
+        "memory: weights %llu MB, KV cache %llu MB (%s, %u pages, %llu tokens), scratch %llu MB",
+        (unsigned long long)(info->weight_bytes >> 20),
+        (unsigned long long)(info->cache_bytes >> 20), bt_kv_type_name(info->fingerprint.kv_type),
+        info->n_pages, (unsigned long long)info->n_pages * BT_PAGE_TOKENS,
+        (unsigned long long)(info->scratch_bytes >> 20));
     return BT_OK;
 }
 

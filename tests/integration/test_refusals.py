@@ -49,13 +49,13 @@ def names(cluster):
 # ---- joining ----
 
 @pytest.mark.parametrize("role", ["decode", "prefill"])
-@pytest.mark.parametrize("what", ["model", "precision"])
+@pytest.mark.parametrize("what", ["model", "precision", "kv-cache-dtype"])
 def test_another_layout_is_refused_at_join(baton, cluster, tiny, role, what):
-    extra = ["--precision", "exact"] if what == "precision" else []
+    extra = {"precision": ["--precision", "exact"], "kv-cache-dtype": ["--kv-cache-dtype", "int8"]}.get(what, [])
     # The same vocabulary, so that the text is the same, and other weights.
     model = tiny.with_name("tiny-llama-Q8_0.gguf") if what == "model" else tiny
     stranger = cluster.start_worker(role, f"stranger-{role}-{what}", extra, model=model)
-    said = ends_refused(stranger, "model_hash" if what == "model" else "")
+    said = ends_refused(stranger, {"model": "model_hash", "kv-cache-dtype": "kv_type"}.get(what, ""))
     assert f"worker stranger-{role}-{what} cannot join" in said, said
     del cluster.workers[stranger.name]
     assert names(cluster) == ["decode-0", "prefill-0"]

@@ -107,12 +107,12 @@ def matrix(baton, model, logs, table, max_tokens, page_bytes, topologies, worker
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("precision", ["fast", "exact"])
-def test_tiny(baton, tiny, logs, topology, precision):
-    # 2 layers x 2 KV heads x 32 dims x (K and V) x 16 tokens, bf16 or f32
-    element = 4 if precision == "exact" else 2
-    matrix(baton, tiny, logs, list(rows(LENGTHS, 512)), 8, 2 * 2 * 32 * 2 * PAGE * element, [TOPOLOGIES[topology]],
-           ["--precision", precision, "--kv-tokens", 32768, "--threads", 1])
+@pytest.mark.parametrize("precision, kv", [("fast", "auto"), ("exact", "auto"), ("fast", "int8")])
+def test_tiny(baton, tiny, logs, topology, precision, kv):
+    # 2 layers x 2 KV heads x (K and V) x 16 tokens x 32 dims in f32, or in one byte and a scale of four, or in bf16
+    head = 32 * 4 if precision == "exact" else 32 + 4 if kv == "int8" else 32 * 2
+    matrix(baton, tiny, logs, list(rows(LENGTHS, 512)), 8, 2 * 2 * 2 * PAGE * head, [TOPOLOGIES[topology]],
+           ["--precision", precision, "--kv-cache-dtype", kv, "--kv-tokens", 32768, "--threads", 1])
 
 
 def test_threads_and_chunks(baton, tiny, logs):

@@ -49,11 +49,11 @@ def rounds(long, sanitized):
     return 100 if long else 4 if sanitized else 12
 
 
-@pytest.mark.parametrize("role", ["decode", "prefill"])
-def test_kill(baton, tiny, logs, long, sanitized, role):
+@pytest.mark.parametrize("role, kv", [("decode", "auto"), ("prefill", "auto"), ("decode", "int8")])
+def test_kill(baton, tiny, logs, long, sanitized, role, kv):
     rng = random.Random(1)
     with Cluster(baton, tiny, logs, prefill=2 if role == "prefill" else 1, decode=2 if role == "decode" else 1,
-                 worker_args=["--kv-tokens", 8192, "--threads", 1]) as cluster:
+                 worker_args=["--kv-tokens", 8192, "--threads", 1, "--kv-cache-dtype", kv]) as cluster:
         expected = {json.dumps(s): stream(cluster, **s) for s in SAMPLINGS}
         n_done = i = 0
         while n_done < rounds(long, sanitized):

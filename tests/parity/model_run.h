@@ -33,7 +33,8 @@ struct run_seq {
 struct run_options {
     const char *path; /* model file */
     enum bt_profile profile;
-    const char *cpu; /* kernels; NULL: the fastest */
+    enum bt_kv_type kv_type; /* 0: the profile's */
+    const char *cpu;         /* kernels; NULL: the fastest */
     uint32_t n_threads;
     uint32_t max_context;
     uint32_t n_pages;
@@ -50,9 +51,9 @@ static inline void run_open(struct model_run *run, const struct run_options *o) 
         bt_weights_load(&run->weights, &run->model, o->profile, run->device, NULL, NULL, &err) < 0)
         fail_msg("%s", err.text);
     const struct bt_model_shape *s = &run->model.shape;
+    enum bt_cache_type cache = bt_forward_cache_type(bt_forward_kv_type(o->profile, o->kv_type));
     size_t page_bytes =
-        bt_device_kernels(run->device)
-            ->page_bytes(bt_forward_cache_type(o->profile), s->n_kv_heads, s->head_dim);
+        bt_device_kernels(run->device)->page_bytes(cache, s->n_kv_heads, s->head_dim);
     if (bt_kv_memory_init(&run->kv, run->device, s->n_layers, o->n_pages, page_bytes, &err) < 0)
         fail_msg("%s", err.text);
     const struct bt_forward_params params = {
@@ -61,6 +62,7 @@ static inline void run_open(struct model_run *run, const struct run_options *o) 
         .weights = &run->weights,
         .kv = &run->kv,
         .profile = o->profile,
+        .kv_type = o->kv_type,
         .max_rows = RUN_ROWS,
         .max_seqs = RUN_SEQS,
         .max_context = o->max_context < s->context ? o->max_context : s->context,

@@ -57,20 +57,32 @@ static void compare(const char *how, const uint64_t *hashes, uint32_t first, uin
             fail_msg("%s: position %u has other bits", how, first + i);
 }
 
+/* What the bits depend on. */
+struct arithmetic {
+    const char *name;
+    enum bt_profile profile;
+    enum bt_kv_type kv_type;
+};
+static const struct arithmetic FAST = {"fast", BT_PROFILE_FAST, BT_KV_BY_PROFILE},
+                               FAST_INT8 = {"fast, int8 cache", BT_PROFILE_FAST, BT_KV_INT8},
+                               BF16 = {"bf16", BT_PROFILE_BF16, BT_KV_BY_PROFILE},
+                               EXACT = {"exact", BT_PROFILE_EXACT, BT_KV_BY_PROFILE};
+
 /* In place: the forward pass keeps addresses of what stands in `run`. */
-static void open_model(struct model_run *run, const char *path, enum bt_profile profile,
+static void open_model(struct model_run *run, const char *path, const struct arithmetic *a,
                        const char *cpu, uint32_t n_threads) {
     run_open(run, &(struct run_options){.path = path,
-                                        .profile = profile,
+                                        .profile = a->profile,
+                                        .kv_type = a->kv_type,
                                         .cpu = cpu,
                                         .n_threads = n_threads,
                                         .max_context = 1024,
                                         .n_pages = 256});
 }
 
-static void compute_expected(const char *path, enum bt_profile profile, uint32_t n) {
+static void compute_expected(const char *path, const struct arithmetic *a, uint32_t n) {
     struct model_run run;
-    open_model(&run, path, profile, NULL, 1);
+    open_model(&run, path, a, NULL, 1);
     make_tokens(n, run.model.shape.n_vocab);
     struct run_seq seq;
     run_seq_init(&run, &seq);
@@ -293,28 +305,28 @@ static void check_non_finite(struct model_run *run) {
     run_seq_fini(&other);
 }
 
-static void check_threads_chunks_companions(const char *path, enum bt_profile profile) {
+static void check_threads_chunks_companions(const char *path, const struct arithmetic *a) {
     static const uint32_t chunks[] = {1, 7, 16, 256, 0};
     char how[128];
     for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
         struct model_run run;
-        open_model(&run, path, profile, NULL, n_threads);
+        open_model(&run, path, a, NULL, n_threads);
         for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
-            snprintf(how, sizeof how, "%s, %u threads, chunks of %u",
-                     bt_profile_name((uint32_t)profile), n_threads, chunks[i]);
+            snprintf(how, sizeof how, "%s, %u threads, chunks of %u", a->name, n_threads,
+                     chunks[i]);
             check_chunks(&run, chunks[i], expected.n, how);
         }
         for (uint32_t chunk = 1; chunk <= 64; chunk *= 8) {
-            snprintf(how, sizeof how, "%s, %u threads, chunks of %u in company",
-                     bt_profile_name((uint32_t)profile), n_threads, chunk);
+            snprintf(how, sizeof how, "%s, %u threads, chunks of %u in company", a->name, n_threads,
+                     chunk);
             check_companions(&run, chunk, how);
         }
         check_sampled(&run, how);
         if (n_threads == 1)
             compute_expected_scores(&run);
         for (uint32_t i = 0; i < 4; i++) {
-            snprintf(how, sizeof how, "%s, %u threads, scores in chunks of %u",
-                     bt_profile_name((uint32_t)profile), n_threads, chunks[i]);
+            snprintf(how, sizeof how, "%s, %u threads, scores in chunks of %u", a->name, n_threads,
+                     chunks[i]);
             check_scores(&run, chunks[i], i % 2, how);
         }
         check_non_finite(&run);
@@ -323,7 +335,7 @@ static void check_threads_chunks_companions(const char *path, enum bt_profile pr
 }
 
 /* The first n positions on each path that this CPU has. */
-static void check_cpu_paths(const char *path, enum bt_profile profile, uint32_t n) {
+static void check_cpu_paths(const char *path, const struct arithmetic *a, uint32_t n) {
     static const char *const names[] = {"portable", "fma", "avx2", "avx512"};
     char how[128], why[BT_ERROR_TEXT_BYTES];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -332,8 +344,8 @@ static void check_cpu_paths(const char *path, enum bt_profile profile, uint32_t 
             continue;
         }
         struct model_run run;
-        open_model(&run, path, profile, names[i], 2);
-        snprintf(how, sizeof how, "%s on path %s", bt_profile_name((uint32_t)profile), names[i]);
+        open_model(&run, path, a, names[i], 2);
+        snprintf(how, sizeof how, "%s on path %s", a->name, names[i]);
         check_chunks(&run, 37, n, how);
         if (n == expected.n || n >= 300)
             check_scores(&run, 37, false, how);
@@ -341,51 +353,64 @@ static void check_cpu_paths(const char *path, enum bt_profile profile, uint32_t 
     }
 }
 
-static void check_tiny(const char *type, enum bt_profile profile) {
+static void check_tiny(const char *type, const struct arithmetic *a) {
     char path[512];
     snprintf(path, sizeof path, BT_FIXTURES "/tiny_gguf/tiny-llama-%s.gguf", type);
-    compute_expected(path, profile, MAX_POSITIONS);
-    check_threads_chunks_companions(path, profile);
-    check_cpu_paths(path, profile, 300);
+    compute_expected(path, a, MAX_POSITIONS);
+    check_threads_chunks_companions(path, a);
+    check_cpu_paths(path, a, 300);
 }
 
 static void test_tiny_fast(void **state) {
     (void)state;
-    check_tiny("Q4_1", BT_PROFILE_FAST);
-    check_tiny("Q4_0", BT_PROFILE_FAST);
-    check_tiny("Q8_0", BT_PROFILE_FAST);
-    check_tiny("BF16", BT_PROFILE_FAST);
-    check_tiny("F16", BT_PROFILE_FAST);
+    check_tiny("Q4_1", &FAST);
+    check_tiny("Q4_0", &FAST);
+    check_tiny("Q8_0", &FAST);
+    check_tiny("BF16", &FAST);
+    check_tiny("F16", &FAST);
 }
 
 static void test_tiny_bf16(void **state) {
     (void)state;
-    check_tiny("Q4_1", BT_PROFILE_BF16);
+    check_tiny("Q4_1", &BF16);
+}
+
+static void test_tiny_int8_cache(void **state) {
+    (void)state;
+    check_tiny("Q4_1", &FAST_INT8);
 }
 
 static void test_tiny_exact(void **state) {
     (void)state;
-    check_tiny("Q4_1", BT_PROFILE_EXACT);
+    check_tiny("Q4_1", &EXACT);
 }
 
-static void test_smollm2_fast(void **state) {
-    (void)state;
+static void check_smollm2(const struct arithmetic *a) {
     char path[4096];
     if (!find_smollm2(path)) {
         print_message("skipped: no model at %s (scripts/get-model)\n", path);
         skip();
     }
-    compute_expected(path, BT_PROFILE_FAST, test_is_long() ? MAX_POSITIONS : 280);
-    check_threads_chunks_companions(path, BT_PROFILE_FAST);
-    check_cpu_paths(path, BT_PROFILE_FAST, test_is_long() ? 280 : 40);
+    compute_expected(path, a, test_is_long() ? MAX_POSITIONS : 280);
+    check_threads_chunks_companions(path, a);
+    check_cpu_paths(path, a, test_is_long() ? 280 : 40);
+}
+
+static void test_smollm2_fast(void **state) {
+    (void)state;
+    check_smollm2(&FAST);
+}
+
+static void test_smollm2_int8_cache(void **state) {
+    (void)state;
+    check_smollm2(&FAST_INT8);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiny_fast),
-        cmocka_unit_test(test_tiny_bf16),
-        cmocka_unit_test(test_tiny_exact),
-        cmocka_unit_test(test_smollm2_fast),
+        cmocka_unit_test(test_tiny_fast),       cmocka_unit_test(test_tiny_bf16),
+        cmocka_unit_test(test_tiny_int8_cache), cmocka_unit_test(test_tiny_exact),
+        cmocka_unit_test(test_smollm2_fast),    cmocka_unit_test(test_smollm2_int8_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,6 +31,19 @@ static void test_the_field_that_differs_is_named(void **state) {
     assert_int_equal(bt_fingerprint_compare(&a, &b, &err), BT_E_LAYOUT_MISMATCH);
     assert_non_null(strstr(err.text, "head_dim differs: ours is 64, theirs is 128"));
     b = sample();
+    b.kv_type = BT_KV_INT8;
+    assert_int_equal(bt_fingerprint_compare(&a, &b, &err), BT_E_LAYOUT_MISMATCH);
+    assert_non_null(strstr(err.text, "kv_type differs: ours is bf16, theirs is int8"));
+    assert_int_not_equal(bt_fingerprint_hash(&a), bt_fingerprint_hash(&b));
+    b = sample();
+    b.wire_type = BT_KV_F32;
+    assert_int_equal(bt_fingerprint_compare(&b, &a, &err), BT_E_LAYOUT_MISMATCH);
+    assert_non_null(strstr(err.text, "wire_type differs: ours is f32, theirs is bf16"));
+    b = sample();
+    b.profile = BT_PROFILE_EXACT;
+    assert_int_equal(bt_fingerprint_compare(&a, &b, &err), BT_E_LAYOUT_MISMATCH);
+    assert_non_null(strstr(err.text, "profile differs: ours is fast, theirs is exact"));
+    b = sample();
     b.model_hash++;
     assert_int_equal(bt_fingerprint_compare(&a, &b, &err), BT_E_LAYOUT_MISMATCH);
     assert_non_null(strstr(err.text, "model_hash"));
@@ -46,6 +59,14 @@ static void test_packed_form_survives_and_is_checked(void **state) {
     assert_int_equal(bt_fingerprint_unpack(bytes, sizeof bytes, &b, &err), BT_OK);
     assert_int_equal(bt_fingerprint_compare(&a, &b, &err), BT_OK);
     assert_int_equal(bt_fingerprint_unpack(bytes, sizeof bytes - 1, &b, &err), BT_E_PROTOCOL);
+    for (uint32_t type = 0; type <= BT_KV_INT8 + 1; type++) { /* no cache is "by profile" */
+        struct bt_fingerprint typed = sample();
+        uint8_t packed[BT_FINGERPRINT_BYTES];
+        typed.kv_type = typed.wire_type = type;
+        bt_fingerprint_pack(&typed, packed);
+        assert_int_equal(bt_fingerprint_unpack(packed, sizeof packed, &b, &err),
+                         type >= BT_KV_BF16 && type <= BT_KV_INT8 ? BT_OK : BT_E_PROTOCOL);
+    }
     for (size_t i = 8; i < sizeof bytes; i++) {
         uint8_t was = bytes[i];
         bytes[i] = 0xff;

@@ -35,9 +35,10 @@ static void test_a_tiny_model(void **state) {
     says("vocabulary ", " 512 tokens");
     says("Q4_1 ", "tensors");
     /* 2 layers x 2 heads x (32 + 32) values, of 2 or 4 bytes. */
-    says("KV cache, fast ", " 512 bytes per token, 2.1 MB at 4096 tokens");
-    says("KV cache, bf16 ", " 512 bytes");
-    says("KV cache, exact ", " 1024 bytes per token, 4.2 MB at 4096 tokens");
+    says("KV cache, bf16 ", " 512 bytes per token, 2.1 MB at 4096 tokens");
+    /* One byte a value, and 2 layers x 2 heads x 2 scales of 4. */
+    says("KV cache, int8 ", " 288 bytes per token, 1.2 MB at 4096 tokens");
+    says("KV cache, f32 (exact) ", " 1024 bytes per token, 4.2 MB at 4096 tokens");
     says("weights read ", "per token");
 }
 
@@ -47,11 +48,12 @@ static void test_growth_of_a_model(void **state) {
                     NULL};
     assert_int_equal(capture(STDOUT_FILENO, bt_inspect_main, argv, text), 0);
     says("  bf16    ", "2 (K and V) x 2 layers x 2 KV heads x 32 x 2 bytes = 512 bytes a token");
+    says("  int8    ", "x 32 x 1 byte and a scale of 4 each = 288 bytes a token");
     says("  f32     ", "x 4 bytes = 1,024 bytes a token (1.02 kB)");
     says("with a KV head for each of the 8 heads", "4 times");
-    says("         256 ", "   131 kB     262 kB          7          3");
-    says("         512  ", "   262 kB     524 kB          3          1");
-    says("       1,024 ", "   524 kB    1.05 MB          1       none");
+    says("         256 ", "   131 kB    73.7 kB     262 kB          7         13          3");
+    says("         512  ", "   262 kB     147 kB     524 kB          3          6          1");
+    says("       1,024 ", "   524 kB     295 kB    1.05 MB          1          3       none");
     says("(fit: ", "1.00 MB of KV cache");
     assert_null(strstr(text, "2,048")); /* past its context */
 }

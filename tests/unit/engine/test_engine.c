@@ -331,6 +331,19 @@ static void test_info_says_what_was_loaded(void **state) {
     bt_engine_destroy(engine);
 
     params = standard();
+    params.kv_type = BT_KV_INT8;
+    engine = open_engine(&params);
+    info = bt_engine_info(engine);
+    /* heads, tokens, K and V of 32 integers and a scale */
+    assert_int_equal(info->page_bytes, 2 * 16 * 2 * (32 + 4));
+    assert_int_equal(info->fingerprint.kv_type, BT_KV_INT8);
+    assert_int_equal(info->fingerprint.wire_type, BT_KV_INT8);
+    struct bt_error err = {0};
+    assert_int_equal(bt_fingerprint_compare(&fast, &info->fingerprint, &err), BT_E_LAYOUT_MISMATCH);
+    assert_non_null(strstr(err.text, "kv_type differs: ours is bf16, theirs is int8"));
+    bt_engine_destroy(engine);
+
+    params = standard();
     params.model_path = BT_FIXTURES "/tiny_gguf/tiny-llama-Q4_0.gguf";
     engine = open_engine(&params);
     assert_true(bt_engine_info(engine)->fingerprint.model_hash != fast.model_hash);
@@ -362,6 +375,10 @@ static void test_what_cannot_be_is_refused(void **state) {
     params = standard();
     params.path = "abacus";
     refused(&params, BT_E_INVALID, "abacus");
+    params = standard();
+    params.profile = BT_PROFILE_EXACT;
+    params.kv_type = BT_KV_INT8;
+    refused(&params, BT_E_INVALID, "type int8 was asked for; profile exact has f32 only");
     params = standard();
     params.model_path = BT_FIXTURES "/tiny_gguf/golden.json";
     refused(&params, BT_E_INVALID, "GGUF");
