@@ -2,6 +2,7 @@
  * dies, ends all. */
 #include "cli/up.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -35,7 +37,8 @@ struct up {
     bool once, insecure, log_requests;
     struct bt_child router, chat, workers[WORKERS_MAX];
     size_t n_workers;
-    char url[128], grpc[64];
+    char url[128], grpc[64], registry[64];
+    int registry_fd; /* keeps the registry's port until the router listens there; -1: it does */
     int signals;
     double started_ms;
     bool ready;
@@ -80,6 +83,23 @@ static void add_door(const struct up *up, struct bt_child *router) {
         bt_child_arg(router, "--insecure");
 }
 
+/* Takes a free port for the registry. A socket that is bound and does not listen keeps it from
+ * everybody but the router, whose own may stand beside it (SO_REUSEADDR), so workers know where to
+ * dial before the router listens and all start at once. */
+static bt_status choose_registry(struct up *up, struct bt_error *err) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof address;
+    int yes = 1;
+    up->registry_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (up->registry_fd < 0 ||
+        setsockopt(up->registry_fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
+        bind(up->registry_fd, (struct sockaddr *)&address, n) != 0 ||
+        getsockname(up->registry_fd, (struct sockaddr *)&address, &n) != 0)
+        return bt_fail(err, BT_E_IO, "no port for the registry: %s", strerror(errno));
+    snprintf(up->registry, sizeof up->registry, "127.0.0.1:%u", ntohs(address.sin_port));
+    return BT_OK;
+}
+
 static bt_status start_router(struct up *up, struct bt_error *err) {
     struct bt_child *router = &up->router;
     bt_child_init(router, "router");
@@ -87,7 +107,7 @@ static bt_status start_router(struct up *up, struct bt_error *err) {
     bt_child_arg(router, "--model=%s", up->model);
     bt_child_arg(router, "--host=%s", up->host);
     bt_child_arg(router, "--port=%u", up->port);
-    bt_child_arg(router, "--registry-listen=127.0.0.1:0");
+    bt_child_arg(router, "--registry-listen=%s", up->registry);
     bt_child_arg(router, "--disaggregate=%s", modes[up->disaggregate]);
     bt_child_arg(router, "--die-with-parent");
     add_tls(up, router, "router");
@@ -97,7 +117,7 @@ static bt_status start_router(struct up *up, struct bt_error *err) {
     return bt_child_start(router, true, err);
 }
 
-static bt_status start_worker(struct up *up, const char *role, uint32_t index, const char *registry,
+static bt_status start_worker(struct up *up, const char *role, uint32_t index,
                               struct bt_error *err) {
     struct bt_child *worker = &up->workers[up->n_workers++];
     char name[32];
@@ -106,7 +126,7 @@ static bt_status start_worker(struct up *up, const char *role, uint32_t index, c
     bt_child_arg(worker, "%s", role);
     bt_child_arg(worker, "--name=%s", name);
     bt_child_arg(worker, "--model=%s", up->model);
-    bt_child_arg(worker, "--router=%s", registry);
+    bt_child_arg(worker, "--router=%s", up->registry);
     bt_child_arg(worker, "--threads=%u", up->threads);
     bt_child_arg(worker, "--precision=%s", precisions[up->precision]);
     bt_child_arg(worker, "--kv-cache-dtype=%s", kv_types[up->kv_type]);
@@ -272,23 +292,25 @@ static bool all_ended(const struct up *up) {
     return !running;
 }
 
-static void start_workers(struct up *up) {
-    char registry[64], http[64];
-    struct bt_error err;
-    bt_status status = BT_OK;
-    if (!bt_child_ready_value(&up->router, "registry", registry, sizeof registry) ||
-        !bt_child_ready_value(&up->router, "http", http, sizeof http) ||
+static bt_status start_cluster(struct up *up, struct bt_error *err) {
+    BT_TRY(choose_registry(up, err));
+    BT_TRY(start_router(up, err));
+    for (uint32_t i = 0; i < up->n_prefill; i++)
+        BT_TRY(start_worker(up, "prefill", i, err));
+    for (uint32_t i = 0; i < up->n_decode; i++)
+        BT_TRY(start_worker(up, "decode", i, err));
+    return BT_OK;
+}
+
+/* The router listens: where its clients find it. */
+static void on_router_ready(struct up *up) {
+    char http[64];
+    if (!bt_child_ready_value(&up->router, "http", http, sizeof http) ||
         !bt_child_ready_value(&up->router, "grpc", up->grpc, sizeof up->grpc))
         return;
     snprintf(up->url, sizeof up->url, "%s://%s", up->http_tls_cert ? "https" : "http", http);
-    for (uint32_t i = 0; i < up->n_prefill && status == BT_OK; i++)
-        status = start_worker(up, "prefill", i, registry, &err);
-    for (uint32_t i = 0; i < up->n_decode && status == BT_OK; i++)
-        status = start_worker(up, "decode", i, registry, &err);
-    if (status != BT_OK) {
-        fprintf(stderr, "baton up: %s\n", err.text);
-        stop(up, 1);
-    }
+    close(up->registry_fd);
+    up->registry_fd = -1;
 }
 
 static void restart_due(struct up *up) {
@@ -317,7 +339,7 @@ static void turn(struct up *up) {
             fds[n++] = (struct pollfd){.fd = child->out, .events = POLLIN};
         }
     }
-    bool busy = !up->ready && up->n_workers;
+    bool busy = !up->ready && up->url[0];
     poll(fds, n, busy ? POLL_MS : 250);
     for (nfds_t i = 1; i < n; i++)
         if (fds[i].revents)
@@ -325,8 +347,8 @@ static void turn(struct up *up) {
     on_signal(up);
     if (up->n_stops)
         return;
-    if (!up->n_workers && up->router.ready[0])
-        start_workers(up);
+    if (!up->url[0] && up->router.ready[0])
+        on_router_ready(up);
     else if (busy && is_ready(up))
         on_ready(up);
     else if (!up->ready && now_ms() - up->started_ms > READY_WAIT_MS) {
@@ -348,9 +370,13 @@ static int run(struct up *up) {
     sigprocmask(SIG_BLOCK, &set, NULL);
     up->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     struct bt_error err;
-    if (up->signals < 0 || start_router(up, &err) != BT_OK) {
-        fprintf(stderr, "baton up: %s\n", up->signals < 0 ? strerror(errno) : err.text);
+    if (up->signals < 0) {
+        fprintf(stderr, "baton up: %s\n", strerror(errno));
         return 1;
+    }
+    if (start_cluster(up, &err) != BT_OK) {
+        fprintf(stderr, "baton up: %s\n", err.text);
+        stop(up, 1);
     }
     while (!all_ended(up))
         turn(up);
@@ -358,6 +384,8 @@ static int run(struct up *up) {
         bt_child_fini(&up->workers[i]);
     bt_child_fini(&up->router);
     bt_child_fini(&up->chat);
+    if (up->registry_fd >= 0)
+        close(up->registry_fd);
     close(up->signals);
     return up->code;
 }

@@ -287,7 +287,9 @@ static bt_status create_events(struct bt_shell *shell, struct bt_error *err) {
     return BT_OK;
 }
 
-static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
+/* Before all else, so that a worker that was started with its router finds the port open: it may
+ * dial while the text model is loaded, and is heard when the loop runs. */
+static bt_status open_registry(struct bt_shell *shell, struct bt_error *err) {
     const struct bt_router_options *o = shell->options;
     struct bt_address registry;
     BT_TRY(bt_address_parse(o->registry_listen, &registry, err));
@@ -301,15 +303,19 @@ static bt_status open_ports(struct bt_shell *shell, struct bt_error *err) {
         .cert = o->tls_cert, .key = o->tls_key, .ca = o->tls_ca, .role = BT_TLS_ROUTER};
     if (o->tls_cert)
         BT_TRY(bt_tls_create(&tls, &shell->tls, err));
+    const struct bt_rpc_server_config rpc = {
+        .listen = o->registry_listen, .tls = shell->tls, .max_streams = BT_ROUTER_SLOTS};
+    BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
+    shell->streams = bt_rpc_server_streams(shell->rpc);
+    return BT_OK;
+}
+
+static bt_status open_doors(struct bt_shell *shell, struct bt_error *err) {
     BT_TRY(bt_http_door_open(shell, err));
     BT_TRY(bt_grpc_door_open(shell, err));
     if (shell->options->health_listen)
         BT_TRY(
             bt_health_port_open(shell->base, shell->options->health_listen, &shell->health, err));
-    const struct bt_rpc_server_config rpc = {
-        .listen = o->registry_listen, .tls = shell->tls, .max_streams = BT_ROUTER_SLOTS};
-    BT_TRY(bt_rpc_server_start(&rpc, &shell->rpc, err));
-    shell->streams = bt_rpc_server_streams(shell->rpc);
     shell->rpc_event =
         event_new(shell->base, bt_rpc_fd(shell->streams), EV_READ | EV_PERSIST, on_rpc, shell);
     if (!shell->rpc_event || event_add(shell->rpc_event, NULL) != 0)
@@ -322,11 +328,12 @@ bt_status bt_shell_init(struct bt_shell *shell, const struct bt_router_options *
     *shell = (struct bt_shell){.options = options, .started_s = (int64_t)time(NULL)};
     bt_stats_init(&shell->stats, bt_shell_now(shell));
     bt_request_times_init(&shell->times);
+    BT_TRY(open_registry(shell, err));
     BT_TRY(open_text(shell, err));
     BT_TRY(create_core(shell, err));
     BT_TRY(create_events(shell, err));
     BT_TRY(bt_shell_hold_init(shell, err));
-    return open_ports(shell, err);
+    return open_doors(shell, err);
 }
 
 void bt_shell_run(struct bt_shell *shell) {
