@@ -9,12 +9,14 @@
 #include "kernels/cpu/portable.h"
 
 enum {
-    ROWS_MAX = 16, /* of one call: as many sums stay in registers */
-    DOTS_MAX = 8,  /* int8 dots that are summed side by side */
+    ROWS_MAX = 24,      /* of one call: as many sums stay in registers */
+    INT8_ROWS_MAX = 16, /* beside the weights of a group */
+    DOTS_MAX = 8,       /* int8 dots that are summed side by side */
     ROWS_OF_A_SWEEP = 96,
     /* How far ahead weights are fetched, measured with weights in memory: so many rows give the
      * time to fetch them, and hide it; with fewer, loads alone keep memory busy. */
     PREFETCH_ROWS = 4,
+    BF16_PREFETCH_ROWS = 6,
     PREFETCH_BYTES = 4096
 };
 
@@ -65,7 +67,7 @@ ALWAYS_INLINE void load_quants(const uint8_t *w, enum bt_pack pack, __m512i quan
 ALWAYS_INLINE void group_int8(const uint8_t *x, size_t row_block, enum bt_pack pack,
                               const __m512i quants[8], __m512 d, __m512 m, __m512 *acc,
                               const int row, const int R) {
-    const struct int8_group *block[ROWS_MAX];
+    const struct int8_group *block[DOTS_MAX];
     __m512i dot[DOTS_MAX];
     UNROLL for (int r = 0; r < R; r++) {
         block[r] = (const void *)(x + (size_t)((row + r) / ROWS) * row_block);
@@ -96,7 +98,7 @@ ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, cons
     const int n_shares = R <= DOTS_MAX ? 1 : R <= 12 ? 2 : R <= 14 ? 3 : 4;
     const int share = (R + n_shares - 1) / n_shares;
     const uint8_t *w = job->weights, *x = job->x;
-    __m512 acc[ROWS_MAX];
+    __m512 acc[INT8_ROWS_MAX];
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x += sizeof(struct int8_group)) {
         __m512i quants[8];
@@ -123,6 +125,8 @@ ALWAYS_INLINE void tile_bf16(const struct tile_job *job, const int R) {
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t k = 0; k < job->n_in / 2; k++, w += 64, x += ROWS * 4) {
         __m512bh pair = (__m512bh)_mm512_loadu_si512(w);
+        if (R >= BF16_PREFETCH_ROWS)
+            _mm_prefetch((const char *)w + PREFETCH_BYTES, _MM_HINT_T0);
         UNROLL for (int r = 0; r < R; r++) {
             int32_t q;
             memcpy(&q, x + (size_t)(r / 4) * job->row_block + r % 4 * 4, 4);
@@ -171,99 +175,65 @@ ALWAYS_INLINE void tile_f32(const struct tile_job *job, const int R) {
 }
 
 /* One function for each number of rows, so that each keeps its sums in registers. */
-#define TILE_FUNCTIONS(NAME, CALL)                                                            \
-    static void NAME##_1(const struct tile_job *job) {                                        \
-        enum { R = 1 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_2(const struct tile_job *job) {                                        \
-        enum { R = 2 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_3(const struct tile_job *job) {                                        \
-        enum { R = 3 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_4(const struct tile_job *job) {                                        \
-        enum { R = 4 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_5(const struct tile_job *job) {                                        \
-        enum { R = 5 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_6(const struct tile_job *job) {                                        \
-        enum { R = 6 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_7(const struct tile_job *job) {                                        \
-        enum { R = 7 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_8(const struct tile_job *job) {                                        \
-        enum { R = 8 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_9(const struct tile_job *job) {                                        \
-        enum { R = 9 };                                                                       \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_10(const struct tile_job *job) {                                       \
-        enum { R = 10 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_11(const struct tile_job *job) {                                       \
-        enum { R = 11 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_12(const struct tile_job *job) {                                       \
-        enum { R = 12 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_13(const struct tile_job *job) {                                       \
-        enum { R = 13 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_14(const struct tile_job *job) {                                       \
-        enum { R = 14 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_15(const struct tile_job *job) {                                       \
-        enum { R = 15 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void NAME##_16(const struct tile_job *job) {                                       \
-        enum { R = 16 };                                                                      \
-        CALL;                                                                                 \
-    }                                                                                         \
-    static void (*const NAME[])(const struct tile_job *) = {                                  \
-        NAME##_1, NAME##_2,  NAME##_3,  NAME##_4,  NAME##_5,  NAME##_6,  NAME##_7,  NAME##_8, \
-        NAME##_9, NAME##_10, NAME##_11, NAME##_12, NAME##_13, NAME##_14, NAME##_15, NAME##_16};
+#define TILE_FUNCTION(NAME, N_ROWS, CALL)                     \
+    static void NAME##_##N_ROWS(const struct tile_job *job) { \
+        enum { R = N_ROWS };                                  \
+        CALL;                                                 \
+    }
+#define EIGHT_TILE_FUNCTIONS(NAME, A, B, C, D, E, F, G, H, CALL) \
+    TILE_FUNCTION(NAME, A, CALL)                                 \
+    TILE_FUNCTION(NAME, B, CALL)                                 \
+    TILE_FUNCTION(NAME, C, CALL)                                 \
+    TILE_FUNCTION(NAME, D, CALL)                                 \
+    TILE_FUNCTION(NAME, E, CALL)                                 \
+    TILE_FUNCTION(NAME, F, CALL)                                 \
+    TILE_FUNCTION(NAME, G, CALL)                                 \
+    TILE_FUNCTION(NAME, H, CALL)
+#define EIGHT_NAMES(NAME, A, B, C, D, E, F, G, H) \
+    NAME##_##A, NAME##_##B, NAME##_##C, NAME##_##D, NAME##_##E, NAME##_##F, NAME##_##G, NAME##_##H
+#define TILES_OF_16_ROWS(NAME, CALL)                                              \
+    EIGHT_TILE_FUNCTIONS(NAME, 1, 2, 3, 4, 5, 6, 7, 8, CALL)                      \
+    EIGHT_TILE_FUNCTIONS(NAME, 9, 10, 11, 12, 13, 14, 15, 16, CALL)               \
+    static const struct tiles NAME = {16,                                         \
+                                      {EIGHT_NAMES(NAME, 1, 2, 3, 4, 5, 6, 7, 8), \
+                                       EIGHT_NAMES(NAME, 9, 10, 11, 12, 13, 14, 15, 16)}};
+#define TILES_OF_24_ROWS(NAME, CALL)                                                     \
+    EIGHT_TILE_FUNCTIONS(NAME, 1, 2, 3, 4, 5, 6, 7, 8, CALL)                             \
+    EIGHT_TILE_FUNCTIONS(NAME, 9, 10, 11, 12, 13, 14, 15, 16, CALL)                      \
+    EIGHT_TILE_FUNCTIONS(NAME, 17, 18, 19, 20, 21, 22, 23, 24, CALL)                     \
+    static const struct tiles NAME = {24,                                                \
+                                      {EIGHT_NAMES(NAME, 1, 2, 3, 4, 5, 6, 7, 8),        \
+                                       EIGHT_NAMES(NAME, 9, 10, 11, 12, 13, 14, 15, 16), \
+                                       EIGHT_NAMES(NAME, 17, 18, 19, 20, 21, 22, 23, 24)}};
 
-TILE_FUNCTIONS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
-TILE_FUNCTIONS(q4_0_tile, tile_int8(job, BT_PACK_Q4_0, R))
-TILE_FUNCTIONS(q8_0_tile, tile_int8(job, BT_PACK_Q8_0, R))
-TILE_FUNCTIONS(bf16_tile, tile_bf16(job, R))
-TILE_FUNCTIONS(bf16_fma_tile, tile_bf16_fma(job, R))
-TILE_FUNCTIONS(f32_tile, tile_f32(job, R))
+struct tiles {
+    uint32_t rows_max;                                  /* of one call */
+    void (*of_rows[ROWS_MAX])(const struct tile_job *); /* [number of rows - 1] */
+};
+
+TILES_OF_16_ROWS(q4_1_tile, tile_int8(job, BT_PACK_Q4_1, R))
+TILES_OF_16_ROWS(q4_0_tile, tile_int8(job, BT_PACK_Q4_0, R))
+TILES_OF_16_ROWS(q8_0_tile, tile_int8(job, BT_PACK_Q8_0, R))
+TILES_OF_24_ROWS(bf16_tile, tile_bf16(job, R))
+TILES_OF_16_ROWS(bf16_fma_tile, tile_bf16_fma(job, R))
+TILES_OF_16_ROWS(f32_tile, tile_f32(job, R))
 
 /* Rows of each call for n rows: even shares in whole blocks of 4. */
-static uint32_t rows_of_a_call(uint32_t n) {
-    uint32_t n_calls = (n + ROWS_MAX - 1) / ROWS_MAX, blocks = (n + ROWS - 1) / ROWS;
+static uint32_t rows_of_a_call(uint32_t n, uint32_t rows_max) {
+    uint32_t n_calls = (n + rows_max - 1) / rows_max, blocks = (n + ROWS - 1) / ROWS;
     return (blocks + n_calls - 1) / n_calls * ROWS;
 }
 
 /* All tiles of the range for a sweep of rows that stays in the second-level cache, then the next.
  */
-static void sweep(const struct bt_linear *args, void (*const *tiles)(const struct tile_job *),
-                  enum bt_prepared form) {
+static void sweep(const struct bt_linear *args, const struct tiles *tiles, enum bt_prepared form) {
     size_t tile = tile_bytes(args->pack, args->n_in), block = row_block_bytes(form, args->n_in);
     struct tile_job job = {
         .row_block = block, .n_in = args->n_in, .y_stride = args->y_stride, .add = args->add};
     for (uint32_t first = args->row_first; first < args->row_end; first += ROWS_OF_A_SWEEP) {
         uint32_t end =
             args->row_end - first < ROWS_OF_A_SWEEP ? args->row_end : first + ROWS_OF_A_SWEEP;
-        uint32_t step = rows_of_a_call(end - first);
+        uint32_t step = rows_of_a_call(end - first, tiles->rows_max);
         for (uint32_t col = args->col_first; col < args->col_end; col += TILE) {
             uint32_t n_lanes = args->col_end - col;
             job.weights = (const uint8_t *)args->weights + col / TILE * tile;
@@ -272,7 +242,7 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(const struc
             for (uint32_t row = first; row < end; row += step) {
                 job.x = (const uint8_t *)args->x + row / ROWS * block;
                 job.y = args->y + row * args->y_stride + col;
-                tiles[(end - row < step ? end - row : step) - 1](&job);
+                tiles->of_rows[(end - row < step ? end - row : step) - 1](&job);
             }
         }
     }
@@ -281,27 +251,27 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(const struc
 void bt_avx512_linear(const struct bt_linear *args) {
     switch (args->pack) {
     case BT_PACK_Q4_1:
-        sweep(args, q4_1_tile, BT_PREPARED_INT8);
+        sweep(args, &q4_1_tile, BT_PREPARED_INT8);
         break;
     case BT_PACK_Q4_0:
-        sweep(args, q4_0_tile, BT_PREPARED_INT8);
+        sweep(args, &q4_0_tile, BT_PREPARED_INT8);
         break;
     case BT_PACK_Q8_0:
-        sweep(args, q8_0_tile, BT_PREPARED_INT8);
+        sweep(args, &q8_0_tile, BT_PREPARED_INT8);
         break;
     case BT_PACK_BF16:
-        sweep(args, bf16_tile, BT_PREPARED_BF16);
+        sweep(args, &bf16_tile, BT_PREPARED_BF16);
         break;
     case BT_PACK_F32:
     case BT_PACK_COUNT:
-        sweep(args, f32_tile, BT_PREPARED_F32);
+        sweep(args, &f32_tile, BT_PREPARED_F32);
         break;
     }
 }
 
 void bt_avx512_fma_linear(const struct bt_linear *args) {
     if (args->pack == BT_PACK_BF16)
-        sweep(args, bf16_fma_tile, BT_PREPARED_BF16);
+        sweep(args, &bf16_fma_tile, BT_PREPARED_BF16);
     else
         bt_avx512_linear(args);
 }
