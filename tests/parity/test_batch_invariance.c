@@ -16,6 +16,7 @@ enum {
     TOKENS_MAX = PROMPT_MAX + ANSWER_MAX,
     PAGES_MAX = TOKENS_MAX / BT_PAGE_TOKENS + 1,
     LIVE_MAX = 24,
+    PAGES = 200,
     ROWS_AT_ONCE = 256,
     SCORE_TOP = 2,
 };
@@ -52,7 +53,7 @@ struct plan {
     struct model_run run;
     uint32_t n_requests;
     struct request requests[REQUESTS_MAX];
-    uint32_t free_pages[1024], n_free;
+    uint32_t free_pages[PAGES], n_free;
     struct live live[LIVE_MAX];
     uint32_t n_live, next_request;
     uint32_t random;
@@ -349,9 +350,11 @@ static void flip_a_bit(void) {
     }
 }
 
-static void run_company(uint32_t seed) {
+/* The first n requests come and go. */
+static void run_company(uint32_t n, uint32_t seed) {
     static struct batch batch;
     plan.random = seed;
+    plan.n_requests = n;
     plan.n_live = plan.next_request = 0;
     plan.n_compared = plan.n_restarted = plan.n_left = plan.n_rows = plan.n_steps = 0;
     plan.wrong[0] = 0;
@@ -379,40 +382,40 @@ static void run_company(uint32_t seed) {
 /* ---- The matrix ---- */
 
 static void open_model(const char *path, enum bt_profile profile, const char *cpu,
-                       uint32_t n_threads, uint32_t n_pages) {
+                       uint32_t n_threads) {
     run_open(&plan.run, &(struct run_options){.path = path,
                                               .profile = profile,
                                               .cpu = cpu,
                                               .n_threads = n_threads,
                                               .max_context = 512,
-                                              .n_pages = n_pages});
+                                              .n_pages = PAGES});
     bt_forward_keep_all_rows(plan.run.forward, false);
 }
 
 static void check_company(const char *path, enum bt_profile profile, const char *cpu,
-                          uint32_t n_threads, uint32_t n_pages, uint32_t seed) {
+                          uint32_t n_threads, uint32_t n_requests, uint32_t seed) {
     char why[BT_ERROR_TEXT_BYTES];
     if (!bt_kernels_find(cpu, why, sizeof why)) {
         print_message("not run: %s\n", why);
         return;
     }
-    open_model(path, profile, cpu, n_threads, n_pages);
-    run_company(seed);
+    open_model(path, profile, cpu, n_threads);
+    run_company(n_requests, seed);
     print_message("%s, %s, %u threads: %u requests, %u logits hashes, %u rows in %u steps, %u left "
-                  "early, %u began again: %s\n",
-                  bt_profile_name((uint32_t)profile), bt_device_kernels(plan.run.device)->name,
-                  n_threads, plan.n_requests, plan.n_compared, plan.n_rows, plan.n_steps,
-                  plan.n_left, plan.n_restarted, plan.wrong[0] ? plan.wrong : "the same bits");
+                  "early, %u began again: %s
+                  ",
+                  bt_profile_name((uint32_t)profile),
+                  bt_device_kernels(plan.run.device)->name, n_threads, n_requests, plan.n_compared,
+                  plan.n_rows, plan.n_steps, plan.n_left, plan.n_restarted,
+                  plan.wrong[0] ? plan.wrong : "the same bits");
     run_close(&plan.run);
     if (plan.wrong[0])
         fail_msg("%s", plan.wrong);
 }
 
-static const char *const all_paths[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
-
-static void prepare(const char *path, enum bt_profile profile, uint32_t n, uint32_t longest,
-                    uint32_t n_pages) {
-    open_model(path, profile, NULL, 1, n_pages);
+/* Alone on the fastest path. */
+static void prepare(const char *path, enum bt_profile profile, uint32_t n, uint32_t longest) {
+    open_model(path, profile, NULL, 1);
     make_requests(n, longest, 2026);
     run_alone();
     run_close(&plan.run);
@@ -424,29 +427,32 @@ static const char *tiny_path(const char *type) {
     return path;
 }
 
-enum { TINY_PAGES = 400, SMOLLM2_PAGES = 200 };
-
-static void check_tiny_on_all_paths(const char *type, enum bt_profile profile) {
+/* Portable C takes seconds where the others take tenths, so fewer requests must do there for each
+ * thread count, unless BATON_TEST_LONG=1 is set. */
+static void check_tiny_on_all_paths(const char *type, enum bt_profile profile,
+                                    uint32_t n_portable) {
+    static const char *const paths[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
     const char *path = tiny_path(type);
-    prepare(path, profile, REQUESTS_MAX, PROMPT_MAX, TINY_PAGES);
-    for (uint32_t p = 0; p < sizeof all_paths / sizeof *all_paths; p++)
+    prepare(path, profile, REQUESTS_MAX, PROMPT_MAX);
+    for (uint32_t p = 0; p < sizeof paths / sizeof *paths; p++)
         for (uint32_t n_threads = 1; n_threads <= 2; n_threads++)
-            check_company(path, profile, all_paths[p], n_threads, TINY_PAGES, 2 * p + n_threads);
+            check_company(path, profile, paths[p], n_threads,
+                          p < 2 && !test_is_long() ? n_portable : REQUESTS_MAX, 2 * p + n_threads);
 }
 
 static void test_tiny_fast(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_FAST);
+    check_tiny_on_all_paths("Q4_1", BT_PROFILE_FAST, 80);
 }
 
 static void test_tiny_bf16(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_BF16);
+    check_tiny_on_all_paths("Q4_1", BT_PROFILE_BF16, 40);
 }
 
 static void test_tiny_exact(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_EXACT);
+    check_tiny_on_all_paths("Q4_1", BT_PROFILE_EXACT, 80);
 }
 
 /* The other packs, and a sliding window. */
@@ -454,28 +460,28 @@ static void test_tiny_other_types(void **state) {
     (void)state;
     static const char *const types[] = {"Q4_0", "Q8_0", "F16"};
     for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
-        prepare(tiny_path(types[i]), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX, TINY_PAGES);
-        check_company(tiny_path(types[i]), BT_PROFILE_FAST, NULL, 2, TINY_PAGES, 50 + i);
+        prepare(tiny_path(types[i]), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
+        check_company(tiny_path(types[i]), BT_PROFILE_FAST, NULL, 2, REQUESTS_MAX, 50 + i);
     }
     static const char window[] = BT_FIXTURES "/tiny_window/tiny-mistral-BF16.gguf";
-    prepare(window, BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX, TINY_PAGES);
-    check_company(window, BT_PROFILE_FAST, NULL, 2, TINY_PAGES, 60);
+    prepare(window, BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
+    check_company(window, BT_PROFILE_FAST, NULL, 2, REQUESTS_MAX, 60);
 }
 
 /* The comparison sees one wrong bit in one key of one of 200 requests. */
 static void test_a_wrong_bit_is_seen(void **state) {
     (void)state;
-    prepare(tiny_path("Q4_1"), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX, TINY_PAGES);
-    open_model(tiny_path("Q4_1"), BT_PROFILE_FAST, NULL, 1, TINY_PAGES);
+    prepare(tiny_path("Q4_1"), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
+    open_model(tiny_path("Q4_1"), BT_PROFILE_FAST, NULL, 1);
     for (uint32_t step = 1; step <= 61; step += 20) {
         plan.flip_at_step = step;
-        run_company(step);
+        run_company(REQUESTS_MAX, step);
         assert_true(plan.flipped);
         print_message("a bit flipped in step %u: %s\n", step, plan.wrong);
         assert_true(plan.wrong[0]);
     }
     plan.flip_at_step = 0;
-    run_company(61);
+    run_company(REQUESTS_MAX, 61);
     assert_string_equal(plan.wrong, "");
     run_close(&plan.run);
 }
@@ -491,17 +497,17 @@ static void test_smollm2(void **state) {
     }
     bool is_long = test_is_long();
     uint32_t n = is_long ? REQUESTS_MAX : 20;
-    prepare(path, BT_PROFILE_FAST, n, is_long ? PROMPT_MAX : 150, SMOLLM2_PAGES);
+    prepare(path, BT_PROFILE_FAST, n, is_long ? PROMPT_MAX : 150);
     for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
-        check_company(path, BT_PROFILE_FAST, NULL, n_threads, SMOLLM2_PAGES, 70 + n_threads);
+        check_company(path, BT_PROFILE_FAST, NULL, n_threads, n, 70 + n_threads);
         if (is_long)
-            check_company(path, BT_PROFILE_FAST, "avx2", n_threads, SMOLLM2_PAGES, 80 + n_threads);
+            check_company(path, BT_PROFILE_FAST, "avx2", n_threads, n, 80 + n_threads);
     }
     if (!is_long)
         return;
-    prepare(path, BT_PROFILE_BF16, n, PROMPT_MAX, SMOLLM2_PAGES);
+    prepare(path, BT_PROFILE_BF16, n, PROMPT_MAX);
     for (uint32_t n_threads = 1; n_threads <= 2; n_threads++)
-        check_company(path, BT_PROFILE_BF16, NULL, n_threads, SMOLLM2_PAGES, 90 + n_threads);
+        check_company(path, BT_PROFILE_BF16, NULL, n_threads, n, 90 + n_threads);
 }
 
 int main(void) {
