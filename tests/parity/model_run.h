@@ -30,6 +30,17 @@ struct run_seq {
     uint32_t position;
 };
 
+/* What the bits depend on. */
+struct arithmetic {
+    const char *name;
+    enum bt_profile profile;
+    enum bt_kv_type kv_type;
+};
+static const struct arithmetic FAST = {"fast", BT_PROFILE_FAST, BT_KV_BY_PROFILE},
+                               FAST_INT8 = {"fast, int8 cache", BT_PROFILE_FAST, BT_KV_INT8},
+                               BF16 = {"bf16", BT_PROFILE_BF16, BT_KV_BY_PROFILE},
+                               EXACT = {"exact", BT_PROFILE_EXACT, BT_KV_BY_PROFILE};
+
 struct run_options {
     const char *path; /* model file */
     enum bt_profile profile;

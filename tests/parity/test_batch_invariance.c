@@ -381,10 +381,11 @@ static void run_company(uint32_t n, uint32_t seed) {
 
 /* ---- The matrix ---- */
 
-static void open_model(const char *path, enum bt_profile profile, const char *cpu,
+static void open_model(const char *path, const struct arithmetic *a, const char *cpu,
                        uint32_t n_threads) {
     run_open(&plan.run, &(struct run_options){.path = path,
-                                              .profile = profile,
+                                              .profile = a->profile,
+                                              .kv_type = a->kv_type,
                                               .cpu = cpu,
                                               .n_threads = n_threads,
                                               .max_context = 512,
@@ -392,21 +393,19 @@ static void open_model(const char *path, enum bt_profile profile, const char *cp
     bt_forward_keep_all_rows(plan.run.forward, false);
 }
 
-static void check_company(const char *path, enum bt_profile profile, const char *cpu,
+static void check_company(const char *path, const struct arithmetic *a, const char *cpu,
                           uint32_t n_threads, uint32_t n_requests, uint32_t seed) {
     char why[BT_ERROR_TEXT_BYTES];
     if (!bt_kernels_find(cpu, why, sizeof why)) {
         print_message("not run: %s\n", why);
         return;
     }
-    open_model(path, profile, cpu, n_threads);
+    open_model(path, a, cpu, n_threads);
     run_company(n_requests, seed);
     print_message("%s, %s, %u threads: %u requests, %u logits hashes, %u rows in %u steps, %u left "
-                  "early, %u began again: %s
-                  ",
-                  bt_profile_name((uint32_t)profile),
-                  bt_device_kernels(plan.run.device)->name, n_threads, n_requests, plan.n_compared,
-                  plan.n_rows, plan.n_steps, plan.n_left, plan.n_restarted,
+                  "early, %u began again: %s\n",
+                  a->name, bt_device_kernels(plan.run.device)->name, n_threads, n_requests,
+                  plan.n_compared, plan.n_rows, plan.n_steps, plan.n_left, plan.n_restarted,
                   plan.wrong[0] ? plan.wrong : "the same bits");
     run_close(&plan.run);
     if (plan.wrong[0])
@@ -414,8 +413,8 @@ static void check_company(const char *path, enum bt_profile profile, const char 
 }
 
 /* Alone on the fastest path. */
-static void prepare(const char *path, enum bt_profile profile, uint32_t n, uint32_t longest) {
-    open_model(path, profile, NULL, 1);
+static void prepare(const char *path, const struct arithmetic *a, uint32_t n, uint32_t longest) {
+    open_model(path, a, NULL, 1);
     make_requests(n, longest, 2026);
     run_alone();
     run_close(&plan.run);
@@ -429,30 +428,34 @@ static const char *tiny_path(const char *type) {
 
 /* Portable C takes seconds where the others take tenths, so fewer requests must do there for each
  * thread count, unless BATON_TEST_LONG=1 is set. */
-static void check_tiny_on_all_paths(const char *type, enum bt_profile profile,
-                                    uint32_t n_portable) {
+static void check_tiny_on_all_paths(const struct arithmetic *a, uint32_t n_portable) {
     static const char *const paths[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
-    const char *path = tiny_path(type);
-    prepare(path, profile, REQUESTS_MAX, PROMPT_MAX);
+    const char *path = tiny_path("Q4_1");
+    prepare(path, a, REQUESTS_MAX, PROMPT_MAX);
     for (uint32_t p = 0; p < sizeof paths / sizeof *paths; p++)
         for (uint32_t n_threads = 1; n_threads <= 2; n_threads++)
-            check_company(path, profile, paths[p], n_threads,
+            check_company(path, a, paths[p], n_threads,
                           p < 2 && !test_is_long() ? n_portable : REQUESTS_MAX, 2 * p + n_threads);
 }
 
 static void test_tiny_fast(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_FAST, 80);
+    check_tiny_on_all_paths(&FAST, 60);
+}
+
+static void test_tiny_int8_cache(void **state) {
+    (void)state;
+    check_tiny_on_all_paths(&FAST_INT8, 24);
 }
 
 static void test_tiny_bf16(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_BF16, 40);
+    check_tiny_on_all_paths(&BF16, 24);
 }
 
 static void test_tiny_exact(void **state) {
     (void)state;
-    check_tiny_on_all_paths("Q4_1", BT_PROFILE_EXACT, 80);
+    check_tiny_on_all_paths(&EXACT, 24);
 }
 
 /* The other packs, and a sliding window. */
@@ -460,19 +463,19 @@ static void test_tiny_other_types(void **state) {
     (void)state;
     static const char *const types[] = {"Q4_0", "Q8_0", "F16"};
     for (uint32_t i = 0; i < sizeof types / sizeof *types; i++) {
-        prepare(tiny_path(types[i]), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
-        check_company(tiny_path(types[i]), BT_PROFILE_FAST, NULL, 2, REQUESTS_MAX, 50 + i);
+        prepare(tiny_path(types[i]), &FAST, REQUESTS_MAX, PROMPT_MAX);
+        check_company(tiny_path(types[i]), &FAST, NULL, 2, REQUESTS_MAX, 50 + i);
     }
     static const char window[] = BT_FIXTURES "/tiny_window/tiny-mistral-BF16.gguf";
-    prepare(window, BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
-    check_company(window, BT_PROFILE_FAST, NULL, 2, REQUESTS_MAX, 60);
+    prepare(window, &FAST, REQUESTS_MAX, PROMPT_MAX);
+    check_company(window, &FAST, NULL, 2, REQUESTS_MAX, 60);
 }
 
 /* The comparison sees one wrong bit in one key of one of 200 requests. */
 static void test_a_wrong_bit_is_seen(void **state) {
     (void)state;
-    prepare(tiny_path("Q4_1"), BT_PROFILE_FAST, REQUESTS_MAX, PROMPT_MAX);
-    open_model(tiny_path("Q4_1"), BT_PROFILE_FAST, NULL, 1);
+    prepare(tiny_path("Q4_1"), &FAST, REQUESTS_MAX, PROMPT_MAX);
+    open_model(tiny_path("Q4_1"), &FAST, NULL, 1);
     for (uint32_t step = 1; step <= 61; step += 20) {
         plan.flip_at_step = step;
         run_company(REQUESTS_MAX, step);
@@ -487,7 +490,7 @@ static void test_a_wrong_bit_is_seen(void **state) {
 }
 
 /* The default model on the fastest path with 1 and 2 threads; with BATON_TEST_LONG=1 all of 200
- * requests, and the path for CPUs without AVX-512. */
+ * requests, profile bf16 and the path for CPUs without AVX-512 too. */
 static void test_smollm2(void **state) {
     (void)state;
     static char path[4096];
@@ -495,26 +498,25 @@ static void test_smollm2(void **state) {
         print_message("skipped: no model at %s (scripts/get-model)\n", path);
         skip();
     }
+    static const struct arithmetic *const all[] = {&FAST, &FAST_INT8, &BF16};
     bool is_long = test_is_long();
     uint32_t n = is_long ? REQUESTS_MAX : 20;
-    prepare(path, BT_PROFILE_FAST, n, is_long ? PROMPT_MAX : 150);
-    for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
-        check_company(path, BT_PROFILE_FAST, NULL, n_threads, n, 70 + n_threads);
-        if (is_long)
-            check_company(path, BT_PROFILE_FAST, "avx2", n_threads, n, 80 + n_threads);
+    for (uint32_t i = 0; i < (is_long ? 3 : 2); i++) {
+        prepare(path, all[i], n, is_long ? PROMPT_MAX : 150);
+        for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
+            check_company(path, all[i], NULL, n_threads, n, 70 + n_threads);
+            if (is_long && all[i] != &BF16)
+                check_company(path, all[i], "avx2", n_threads, n, 80 + n_threads);
+        }
     }
-    if (!is_long)
-        return;
-    prepare(path, BT_PROFILE_BF16, n, PROMPT_MAX);
-    for (uint32_t n_threads = 1; n_threads <= 2; n_threads++)
-        check_company(path, BT_PROFILE_BF16, NULL, n_threads, n, 90 + n_threads);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tiny_fast),           cmocka_unit_test(test_tiny_bf16),
-        cmocka_unit_test(test_tiny_exact),          cmocka_unit_test(test_tiny_other_types),
-        cmocka_unit_test(test_a_wrong_bit_is_seen), cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_tiny_fast),        cmocka_unit_test(test_tiny_int8_cache),
+        cmocka_unit_test(test_tiny_bf16),        cmocka_unit_test(test_tiny_exact),
+        cmocka_unit_test(test_tiny_other_types), cmocka_unit_test(test_a_wrong_bit_is_seen),
+        cmocka_unit_test(test_smollm2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

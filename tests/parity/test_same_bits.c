@@ -57,17 +57,6 @@ static void compare(const char *how, const uint64_t *hashes, uint32_t first, uin
             fail_msg("%s: position %u has other bits", how, first + i);
 }
 
-/* What the bits depend on. */
-struct arithmetic {
-    const char *name;
-    enum bt_profile profile;
-    enum bt_kv_type kv_type;
-};
-static const struct arithmetic FAST = {"fast", BT_PROFILE_FAST, BT_KV_BY_PROFILE},
-                               FAST_INT8 = {"fast, int8 cache", BT_PROFILE_FAST, BT_KV_INT8},
-                               BF16 = {"bf16", BT_PROFILE_BF16, BT_KV_BY_PROFILE},
-                               EXACT = {"exact", BT_PROFILE_EXACT, BT_KV_BY_PROFILE};
-
 /* In place: the forward pass keeps addresses of what stands in `run`. */
 static void open_model(struct model_run *run, const char *path, const struct arithmetic *a,
                        const char *cpu, uint32_t n_threads) {
