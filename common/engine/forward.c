@@ -87,6 +87,10 @@ static void carve_buffers(struct bt_forward *f, struct carver *c) {
     f->page_pointers = carve(c, f->n_threads * f->n_page_pointers * sizeof(void *));
     f->page_jobs = carve(c, rows * sizeof *f->page_jobs);
     f->queries = carve(c, rows * sizeof *f->queries);
+    f->attend_jobs_max = bt_forward_attend_jobs_max(f, n);
+    f->attend_jobs = carve(c, f->attend_jobs_max * sizeof *f->attend_jobs);
+    f->n_partials = bt_forward_partial_floats(f);
+    f->partials = carve(c, f->n_partials * sizeof *f->partials);
     f->sampled_seqs = carve(c, f->p.max_seqs * sizeof *f->sampled_seqs);
     f->sampled_rows = carve(c, f->p.max_seqs * sizeof *f->sampled_rows);
     f->scores = carve(c, rows * sizeof *f->scores);
@@ -261,8 +265,11 @@ static void begin(struct bt_forward *f, const struct bt_step *step) {
         BT_ASSERT(seq->sums_at + seq->n_sums <= step->n_sums);
         row += seq->n_rows;
         cut_into_pages(f, i);
-        f->queries[f->n_queries++] =
-            (struct bt_query){i, seq->first_row, seq->first_row, seq->n_rows, seq->position};
+        f->queries[f->n_queries++] = (struct bt_query){.seq = i,
+                                                       .row = seq->first_row,
+                                                       .out_row = seq->first_row,
+                                                       .n_rows = seq->n_rows,
+                                                       .position = seq->position};
         note_wanted_rows(f, i);
     }
     BT_ASSERT(row == step->n_rows);

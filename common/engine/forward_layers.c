@@ -215,35 +215,15 @@ static void sum_other_pages(const struct bt_forward *f) {
     }
 }
 
-/* attended = softmax(q k / sqrt(Dh)) v, for rows [first, end) of one query and one kv head. */
-static void attend(const struct bt_forward *f, const struct bt_query *query, uint32_t first,
-                   uint32_t end, uint32_t kv_head, uint32_t thread) {
-    const struct bt_step_seq *seq = &f->step->seqs[query->seq];
-    const void **pages = f->page_pointers + thread * f->n_page_pointers;
-    uint32_t position = query->position + first;
-    uint32_t n_pages = (query->position + end - 1) / BT_PAGE_TOKENS + 1;
-    for (uint32_t i = 0; i < n_pages; i++)
-        pages[i] = bt_kv_memory_page(f->p.kv, f->layer, seq->pages[i]);
-    f->kernels->attention(&(struct bt_attention){
-        .cache = f->cache,
-        .pages = pages,
-        .kv_head = kv_head,
-        .n_group = f->shape.n_heads / f->shape.n_kv_heads,
-        .head_dim = f->shape.head_dim,
-        .position = position,
-        .n_rows = end - first,
-        .window = f->shape.window,
-        .scale = f->scale,
-        .q = f->qkv + (size_t)(query->row + first) * qkv_stride(f),
-        .q_stride = qkv_stride(f),
-        .out = f->attended + (size_t)(query->out_row + first) * q_dim(f),
-        .out_stride = q_dim(f),
-    });
-}
-
 static void prepare_attended(const struct bt_forward *f, const struct span *s) {
     struct product product = out_product(f);
     prepare(f, &f->in_attn, &product, 1, f->attended, q_dim(f), s);
+}
+
+/* Where tasks have shared the keys of a row, their results become one. */
+static void merge_attended(const struct bt_forward *f, const struct span *s) {
+    bt_forward_merge_attended(f, s->first, s->end);
+    prepare_attended(f, s);
 }
 
 /* x = x + Wo attended. */
@@ -320,7 +300,7 @@ static void block_attend(const struct bt_forward *f, const struct span *s, uint3
         uint32_t first = s->first > query->out_row ? s->first - query->out_row : 0;
         uint32_t end = (s->end < query_end ? s->end : query_end) - query->out_row;
         for (uint32_t kv_head = 0; kv_head < f->shape.n_kv_heads; kv_head++)
-            attend(f, query, first, end, kv_head, thread);
+            bt_forward_attend(f, query, first, end, kv_head, thread);
     }
 }
 
@@ -372,20 +352,12 @@ static struct span part_span(const struct bt_forward *f, uint32_t task) {
 PHASE_TASK(embed, BT_OP_EMBED, row_span)
 PHASE_TASK(norm_before_attention, BT_OP_NORM, row_span)
 PHASE_TASK(project_qkv, BT_OP_QKV, part_span)
-PHASE_TASK(prepare_attended, BT_OP_PREPARE_OUT, row_span)
+PHASE_TASK(merge_attended, BT_OP_PREPARE_OUT, row_span)
 PHASE_TASK(project_out, BT_OP_OUT, part_span)
 PHASE_TASK(norm_before_ffn, BT_OP_FFN_NORM, row_span)
 PHASE_TASK(project_gate_up, BT_OP_GATE_UP, part_span)
 PHASE_TASK(activate, BT_OP_ACTIVATE, row_span)
 PHASE_TASK(project_down, BT_OP_DOWN, part_span)
-
-static void task_attend(void *arg, uint32_t task, uint32_t thread) {
-    const struct bt_forward *f = arg;
-    struct bt_laps laps = bt_laps_begin(f, thread);
-    const struct bt_query *query = &f->queries[task / f->shape.n_kv_heads];
-    attend(f, query, 0, query->n_rows, task % f->shape.n_kv_heads, thread);
-    bt_lap(&laps, BT_OP_ATTENTION);
-}
 
 static void run_by_rows(struct bt_forward *f, enum bt_forward_op op, bt_device_task *fn) {
     bt_forward_run_tasks(f, op, (f->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn);
@@ -401,8 +373,8 @@ static void few_rows_before_attention(struct bt_forward *f) {
 }
 
 static void few_rows_rest(struct bt_forward *f) {
-    bt_forward_run_tasks(f, BT_OP_ATTENTION, f->n_queries * f->shape.n_kv_heads, task_attend);
-    run_by_rows(f, BT_OP_PREPARE_OUT, task_prepare_attended);
+    bt_forward_run_tasks(f, BT_OP_ATTENTION, f->n_attend_jobs, bt_forward_attend_job);
+    run_by_rows(f, BT_OP_PREPARE_OUT, task_merge_attended);
     run_by_parts(f, BT_OP_OUT, task_project_out);
     run_by_rows(f, BT_OP_FFN_NORM, task_norm_before_ffn);
     run_by_parts(f, BT_OP_GATE_UP, task_project_gate_up);
@@ -458,6 +430,8 @@ static void drop_unwanted_rows(struct bt_forward *f) {
 
 void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, void *arg) {
     uint32_t n_blocks = choose_blocks(f);
+    if (!n_blocks)
+        bt_forward_plan_attention(f);
     f->layer = 0;
     if (f->profile)
         bt_forward_count_embed(f);
@@ -481,6 +455,8 @@ void bt_forward_layers(struct bt_forward *f, bt_forward_layer_done *layer_done, 
             if (!f->n_rows)
                 return;
             n_blocks = choose_blocks(f);
+            if (!n_blocks)
+                bt_forward_plan_attention(f);
         }
         if (f->profile)
             bt_forward_count_rest(f);

@@ -32,6 +32,13 @@ struct bt_query {
     uint32_t out_row; /* of the result; differs from row only in the last layer */
     uint32_t n_rows;
     uint32_t position; /* of the first row */
+    float *partials;   /* (kv heads, pieces, packed rows) if tasks share its keys, else NULL */
+};
+
+/* A task of attention where few rows are alive: one query and kv head, and which pieces. */
+struct bt_attend_job {
+    uint32_t query, kv_head;
+    uint32_t piece_first, piece_end; /* all, if the query is not shared */
 };
 
 /* A row whose logits give the logprobs of the token after it. */
@@ -68,16 +75,20 @@ struct bt_forward {
     size_t n_page_pointers;          /* of one thread */
     struct bt_page_job *page_jobs;   /* [T] */
     struct bt_query *queries;        /* [max(T, max_seqs)] */
-    uint32_t *sampled_seqs;          /* [max_seqs] */
-    uint32_t *sampled_rows;          /* [max_seqs] of x after the last layer */
-    struct bt_score_job *scores;     /* [T] */
-    uint32_t *logit_rows;            /* [max_seqs] rows of x, one for each row of logits */
-    struct bt_sampler *samplers;     /* [threads] */
+    struct bt_attend_job *attend_jobs;
+    uint32_t attend_jobs_max;
+    float *partials; /* results of pieces that wait for the merge */
+    size_t n_partials;
+    uint32_t *sampled_seqs;      /* [max_seqs] */
+    uint32_t *sampled_rows;      /* [max_seqs] of x after the last layer */
+    struct bt_score_job *scores; /* [T] */
+    uint32_t *logit_rows;        /* [max_seqs] rows of x, one for each row of logits */
+    struct bt_sampler *samplers; /* [threads] */
 
     /* The step that runs. */
     const struct bt_step *step;
     uint32_t n_rows; /* of x that are alive */
-    uint32_t n_page_jobs, n_queries, n_sampled, n_scores, n_logits;
+    uint32_t n_page_jobs, n_queries, n_attend_jobs, n_sampled, n_scores, n_logits;
     uint32_t first_score; /* the one whose logits stand in row 0 */
     uint32_t layer;
     uint32_t block_rows; /* of a task that carries its rows through many phases */
@@ -129,3 +140,17 @@ static inline void bt_lap(struct bt_laps *laps, enum bt_forward_op op) {
     laps->times->total_ns += now - laps->at;
     laps->at = now;
 }
+
+/* ---- Attention ---- */
+
+/* attended = softmax(q k / sqrt(Dh)) v, for rows [first, end) of one query and one kv head. */
+void bt_forward_attend(const struct bt_forward *f, const struct bt_query *query, uint32_t first,
+                       uint32_t end, uint32_t kv_head, uint32_t thread);
+/* The same for few rows: the plan cuts the queries alive into n_attend_jobs tasks, once for all
+ * layers; after all of them the rows [first, end) of attended must be merged. */
+void bt_forward_plan_attention(struct bt_forward *f);
+void bt_forward_attend_job(void *arg, uint32_t task, uint32_t thread);
+void bt_forward_merge_attended(const struct bt_forward *f, uint32_t first, uint32_t end);
+/* What the plan needs at most: floats of partials, and jobs for n_rows rows. */
+size_t bt_forward_partial_floats(const struct bt_forward *f);
+uint32_t bt_forward_attend_jobs_max(const struct bt_forward *f, uint32_t n_rows);

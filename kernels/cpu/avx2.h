@@ -8,3 +8,5 @@ void bt_avx2_prepare(enum bt_prepared form, const float *x, size_t x_stride, uin
                      uint32_t row_end, uint32_t n_in, void *prepared);
 void bt_avx2_linear(const struct bt_linear *args);
 void bt_avx2_attention(const struct bt_attention *args);
+void bt_avx2_attention_pieces(const struct bt_attention *args);
+void bt_avx2_attention_merge(const struct bt_attention *args);

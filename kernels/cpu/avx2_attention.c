@@ -254,9 +254,11 @@ ALWAYS_INLINE void values_int8(struct piece *p, pairs probabilities, const float
         }
     }
     UNROLL for (int r = 0; r < R; r++) {
-        __m256 scale = _mm256_set1_ps(step[r]);
-        _mm256_storeu_ps(p->o[r] + at, _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), scale));
-        _mm256_storeu_ps(p->o[r] + at + 8, _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), scale));
+        __m256 scale = _mm256_set1_ps(step[r]), zero = _mm256_setzero_ps();
+        __m256 first = _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), scale);
+        __m256 second = _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), scale);
+        _mm256_storeu_ps(p->o[r] + at, _mm256_add_ps(first, zero));
+        _mm256_storeu_ps(p->o[r] + at + 8, _mm256_add_ps(second, zero));
     }
 }
 
@@ -299,13 +301,23 @@ static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
     }
 }
 
-static void divide(float *out, const float *sum, uint32_t n, float l) {
+static void divide(float *x, uint32_t n, float l) {
     for (uint32_t d = 0; d < n; d += 8)
-        _mm256_storeu_ps(out + d, _mm256_div_ps(_mm256_loadu_ps(sum + d), _mm256_set1_ps(l)));
+        _mm256_storeu_ps(x + d, _mm256_div_ps(_mm256_loadu_ps(x + d), _mm256_set1_ps(l)));
 }
 
+static const struct walk_path path = {ROWS_MAX, piece_bf16, piece_f32, piece_int8, merge, divide};
+
 void bt_avx2_attention(const struct bt_attention *args) {
-    static const struct walk_path path = {ROWS_MAX,   piece_bf16, piece_f32,
-                                          piece_int8, merge,      divide};
+    struct bt_attention whole = *args;
+    whole.partials = NULL;
+    walk_attention(&whole, &path);
+}
+
+void bt_avx2_attention_pieces(const struct bt_attention *args) {
     walk_attention(args, &path);
+}
+
+void bt_avx2_attention_merge(const struct bt_attention *args) {
+    walk_attention_merge(args, &path);
 }

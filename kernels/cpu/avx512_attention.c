@@ -207,9 +207,10 @@ ALWAYS_INLINE void values_int8(struct piece *p, pairs probabilities, const float
                     acc[r][j], values, _mm512_set1_epi32((int)pair[r * (PIECE / 2)]));
             }
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++)
-        _mm512_storeu_ps(p->o[r] + at + j * 16,
-                         _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), _mm512_set1_ps(step[r])));
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++) {
+        __m512 o = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), _mm512_set1_ps(step[r]));
+        _mm512_storeu_ps(p->o[r] + at + j * 16, _mm512_add_ps(o, _mm512_setzero_ps()));
+    }
 }
 
 ALWAYS_INLINE void piece_int8_rows(struct piece *p, const int R) {
@@ -277,13 +278,23 @@ static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
     }
 }
 
-static void divide(float *out, const float *sum, uint32_t n, float l) {
+static void divide(float *x, uint32_t n, float l) {
     for (uint32_t d = 0; d < n; d += 16)
-        _mm512_storeu_ps(out + d, _mm512_div_ps(_mm512_loadu_ps(sum + d), _mm512_set1_ps(l)));
+        _mm512_storeu_ps(x + d, _mm512_div_ps(_mm512_loadu_ps(x + d), _mm512_set1_ps(l)));
 }
 
+static const struct walk_path path = {ROWS_MAX, piece_bf16, piece_f32, piece_int8, merge, divide};
+
 void bt_avx512_attention(const struct bt_attention *args) {
-    static const struct walk_path path = {ROWS_MAX,   piece_bf16, piece_f32,
-                                          piece_int8, merge,      divide};
+    struct bt_attention whole = *args;
+    whole.partials = NULL;
+    walk_attention(&whole, &path);
+}
+
+void bt_avx512_attention_pieces(const struct bt_attention *args) {
     walk_attention(args, &path);
+}
+
+void bt_avx512_attention_merge(const struct bt_attention *args) {
+    walk_attention_merge(args, &path);
 }

@@ -125,8 +125,9 @@ static void piece_int8(struct piece *p) {
             for (uint32_t d = 0; d < p->head_dim; d++)
                 o[d] += v[2 * d] * probability[t] + v[2 * d + 1] * probability[t + 1];
     }
+    /* Of a product that was flushed to -0 the merge wants +0, as of every o. */
     for (uint32_t d = 0; d < p->head_dim; d++)
-        p->o[0][d] = (float)o[d] * s;
+        p->o[0][d] = (float)o[d] * s + 0.0f;
 }
 
 static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
@@ -134,12 +135,23 @@ static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
         sum[d] = fused(sum[d], a, o[d] * b);
 }
 
-static void divide(float *out, const float *sum, uint32_t n, float l) {
+static void divide(float *x, uint32_t n, float l) {
     for (uint32_t d = 0; d < n; d++)
-        out[d] = sum[d] / l;
+        x[d] = x[d] / l;
 }
 
+static const struct walk_path path = {1, piece_bf16, piece_f32, piece_int8, merge, divide};
+
 void NAME(attention)(const struct bt_attention *args) {
-    static const struct walk_path path = {1, piece_bf16, piece_f32, piece_int8, merge, divide};
+    struct bt_attention whole = *args;
+    whole.partials = NULL;
+    walk_attention(&whole, &path);
+}
+
+void NAME(attention_pieces)(const struct bt_attention *args) {
     walk_attention(args, &path);
+}
+
+void NAME(attention_merge)(const struct bt_attention *args) {
+    walk_attention_merge(args, &path);
 }

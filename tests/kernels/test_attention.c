@@ -1,5 +1,5 @@
-/* Attention over pages: every path gives portable's bits for any tile of rows; one row at a time
- * equals a tile; portable is near plain double arithmetic. */
+/* Attention over pages: every path gives portable's bits for any tile of rows, whole and by pieces;
+ * one row at a time equals a tile; portable is near plain double arithmetic. */
 #include <math.h>
 
 #include "tests/kernels/paths.h"
@@ -85,6 +85,52 @@ static void attend(const struct scene *s, const struct bt_kernels *k, uint32_t f
         }
 }
 
+/* The same by pieces: `cut` at a time, the last ones first, merged `rows` rows at a time. */
+static void attend_split(const struct scene *s, const struct bt_kernels *k, uint32_t first,
+                         uint32_t end, uint32_t cut, uint32_t rows, uint32_t window, float *out) {
+    uint32_t n_pieces = (end + BT_KERNELS_PIECE_TOKENS - 1) / BT_KERNELS_PIECE_TOKENS;
+    size_t row_floats = s->n_group * BT_KERNELS_PARTIAL_FLOATS(s->head_dim);
+    size_t stride = (end - first) * row_floats;
+    float *partials = aligned_bytes(n_pieces * stride * 4);
+    memset(partials, 0xff, n_pieces * stride * 4); /* what nobody wrote is NaN */
+    for (uint32_t head = 0; head < s->n_kv_heads; head++) {
+        struct bt_attention args = {.cache = s->cache,
+                                    .kv_head = head,
+                                    .n_group = s->n_group,
+                                    .head_dim = s->head_dim,
+                                    .position = first,
+                                    .n_rows = end - first,
+                                    .window = window,
+                                    .scale = 1.0f / sqrtf((float)s->head_dim),
+                                    .q = s->q + first * s->q_stride,
+                                    .q_stride = s->q_stride,
+                                    .out_stride = s->q_stride,
+                                    .partials_stride = stride};
+        for (uint32_t at = (n_pieces - 1) / cut * cut + cut; at; at -= cut) {
+            const void **pages = calloc(s->n_pages, sizeof *pages); /* other pieces' are NULL */
+            args.pages = pages;
+            args.piece_first = at - cut;
+            args.piece_end = at < n_pieces ? at : n_pieces;
+            args.partials = partials + args.piece_first * stride;
+            for (uint32_t i = args.piece_first * 16; i < args.piece_end * 16 && i < s->n_pages; i++)
+                pages[i] = s->pages[i];
+            k->attention_pieces(&args);
+            free(pages);
+        }
+        args.pages = NULL;
+        args.piece_first = 0;
+        args.piece_end = n_pieces;
+        for (uint32_t r = first; r < end; r += rows) {
+            args.position = r;
+            args.n_rows = end - r < rows ? end - r : rows;
+            args.partials = partials + (r - first) * row_floats;
+            args.out = out + (r - first) * s->q_stride;
+            k->attention_merge(&args);
+        }
+    }
+    free(partials);
+}
+
 static void compare(const struct scene *s, const struct bt_kernels *k, uint32_t first, uint32_t end,
                     uint32_t rows, uint32_t window) {
     size_t n = (end - first) * s->q_stride;
@@ -97,6 +143,11 @@ static void compare(const struct scene *s, const struct bt_kernels *k, uint32_t 
     snprintf(what, sizeof what, "cache %d, dim %u, group %u, rows %u..%u by %u, window %u",
              s->cache, s->head_dim, s->n_group, first, end, rows, window);
     assert_same(what, k->name, want, got, n);
+    for (uint32_t cut = 1; cut <= 2; cut++) {
+        memset(got, 0, n * 4);
+        attend_split(s, k, first, end, cut, rows, window, got);
+        assert_same(what, k->name, want, got, n);
+    }
     free(want);
     free(got);
 }
