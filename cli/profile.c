@@ -29,7 +29,8 @@ enum {
 struct run {
     /* Options. */
     const char *model;
-    uint32_t threads, precision, prompt_tokens, depth, sequences, prefills, steps, chunk_tokens;
+    uint32_t threads, precision, kv_type, prompt_tokens, depth, sequences, prefills, steps,
+        chunk_tokens;
     bool pin, json;
 
     struct bt_engine *engine;
@@ -180,14 +181,16 @@ static void print_json_part(const struct run *r, const struct part *part) {
 
 static void print_head(const struct run *r) {
     if (r->json)
-        printf("{\"threads\": %u, \"kernels\": \"%s\", \"precision\": \"%s\", \"depth\": %u, "
+        printf("{\"threads\": %u, \"kernels\": \"%s\", \"precision\": \"%s\", \"kv_cache\": "
+               "\"%s\", \"depth\": %u, "
                "\"sequences\": %u, \"memory_read_gb_per_s\": %.2f",
                r->info->n_threads, r->info->kernels, bt_profile_name(r->info->fingerprint.profile),
-               r->depth, r->sequences, r->read_bytes_per_s / 1e9);
-    else
-        printf("%u threads, %s, profile %s. Memory is read at %.1f GB/s by them.\n",
-               r->info->n_threads, r->info->kernels, bt_profile_name(r->info->fingerprint.profile),
+               bt_kv_type_name(r->info->fingerprint.kv_type), r->depth, r->sequences,
                r->read_bytes_per_s / 1e9);
+    else
+        printf("%u threads, %s, profile %s, %s cache. Memory is read at %.1f GB/s by them.\n",
+               r->info->n_threads, r->info->kernels, bt_profile_name(r->info->fingerprint.profile),
+               bt_kv_type_name(r->info->fingerprint.kv_type), r->read_bytes_per_s / 1e9);
 }
 
 static void print_part(const struct run *r, const struct part *part) {
@@ -313,6 +316,7 @@ static bt_status profile_model(struct run *r, struct bt_error *err) {
         .profile = r->precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
                    : r->precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
                                                        : BT_PROFILE_FAST,
+        .kv_type = (enum bt_kv_type)r->kv_type, /* the choices stand in the enum's order */
         .n_pages = r->sequences * r->pages_of_seq,
         .max_rows = max_rows,
         .max_seqs = r->sequences,
@@ -353,6 +357,9 @@ int bt_profile_main(int argc, char **argv) {
         {"pin", BT_OPTION_FLAG, &r.pin, "yes", .help = "Keep each compute thread on one CPU."},
         {"precision", BT_OPTION_CHOICE, &r.precision, "fast", .choices = {"fast", "bf16", "exact"},
          .argument = "PROFILE", .help = "Arithmetic profile."},
+        {"kv-cache-dtype", BT_OPTION_CHOICE, &r.kv_type, "auto",
+         .choices = {"auto", "bf16", "f32", "int8"}, .argument = "TYPE",
+         .help = "What the KV cache holds; auto: what the profile has."},
         {"prompt-tokens", BT_OPTION_U32, &r.prompt_tokens, "512", 0, TOKENS_MAX, .argument = "N",
          .help = "Length of the prompt whose prefill is profiled; 0: no prefill."},
         {"prefills", BT_OPTION_U32, &r.prefills, "5", 1, REPEATS_MAX, .argument = "N",

@@ -153,27 +153,32 @@ static bool is_wanted(const char *name, char **words, int n) {
 
 static int usage(void) {
     fprintf(stderr, "usage: bench_engine MODEL THREADS REPETITIONS PROFILE [ROW...]\n"
-                    "PROFILE: fast, bf16 or exact. Rows (all by default):");
+                    "PROFILE: fast, bf16 or exact, and after a + the KV cache's type: fast+int8. "
+                    "Rows (all by default):");
     for (int i = 0; i < N_ROWS; i++)
         fprintf(stderr, " %s", ROWS[i].name);
     fprintf(stderr, "\n");
     return 2;
 }
 
-/* 0: there is none of that name. */
-static enum bt_profile find_profile(const char *name) {
-    static const char *const names[] = {
-        [BT_PROFILE_FAST] = "fast", [BT_PROFILE_BF16] = "bf16", [BT_PROFILE_EXACT] = "exact"};
-    for (int i = BT_PROFILE_FAST; i <= BT_PROFILE_EXACT; i++)
-        if (strcmp(names[i], name) == 0)
-            return (enum bt_profile)i;
+/* "fast", or "fast+int8" with the cache's type; 0: there is none of that name. */
+static enum bt_profile find_profile(const char *name, enum bt_kv_type *kv_type) {
+    size_t n = strcspn(name, "+");
+    *kv_type = BT_KV_BY_PROFILE;
+    for (uint32_t t = BT_KV_BF16; name[n] && t <= BT_KV_INT8; t++)
+        if (strcmp(bt_kv_type_name(t), name + n + 1) == 0)
+            *kv_type = (enum bt_kv_type)t;
+    for (uint32_t p = BT_PROFILE_FAST; p <= BT_PROFILE_EXACT; p++)
+        if (strlen(bt_profile_name(p)) == n && strncmp(bt_profile_name(p), name, n) == 0)
+            return name[n] && !*kv_type ? (enum bt_profile)0 : (enum bt_profile)p;
     return (enum bt_profile)0;
 }
 
 int main(int argc, char **argv) {
     uint32_t n_threads = argc >= 5 ? (uint32_t)atoi(argv[2]) : 0;
     uint32_t n = argc >= 5 ? (uint32_t)atoi(argv[3]) : 0;
-    enum bt_profile profile = argc >= 5 ? find_profile(argv[4]) : (enum bt_profile)0;
+    enum bt_kv_type kv_type = BT_KV_BY_PROFILE;
+    enum bt_profile profile = argc >= 5 ? find_profile(argv[4], &kv_type) : (enum bt_profile)0;
     if (!n_threads || !n || n > REPETITIONS_MAX || !profile)
         return usage();
     static struct bench b;
@@ -182,6 +187,7 @@ int main(int argc, char **argv) {
                                             .n_threads = n_threads,
                                             .pin = true,
                                             .profile = profile,
+                                            .kv_type = kv_type,
                                             .n_pages = 2 * N_PAGES,
                                             .max_rows = CHUNK,
                                             .max_seqs = BATCH_MAX,
@@ -192,7 +198,7 @@ int main(int argc, char **argv) {
     }
     b.sampling = (struct bt_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = CONTEXT};
     char engine[32];
-    snprintf(engine, sizeof engine, profile == BT_PROFILE_FAST ? "baton" : "baton-%s", argv[4]);
+    snprintf(engine, sizeof engine, strcmp(argv[4], "fast") == 0 ? "baton" : "baton-%s", argv[4]);
     for (int r = 0; r < N_ROWS; r++) {
         double samples[REPETITIONS_MAX];
         if (!is_wanted(ROWS[r].name, argv + 5, argc - 5))
