@@ -41,30 +41,45 @@ static double draw(uint64_t seed, uint32_t index) {
 
 /* ---- Memory ---- */
 
+enum {
+    BLOCK = 1024,   /* ids between two marks of the running mass */
+    BUCKETS = 1024, /* of candidates; a power of two, above the highest 12 bits of 1.0f */
+};
+
+/* Hands out pieces of one allocation; with no base it only adds up. */
+static void *carve(uint8_t *base, size_t *at, size_t bytes) {
+    void *piece = base ? base + *at : NULL;
+    *at += (bytes + 63) & ~(size_t)63;
+    return piece;
+}
+
+static size_t lay_out(struct bt_sampler *s, uint32_t n_vocab, uint8_t *base) {
+    size_t at = 0, n = n_vocab;
+    s->values = carve(base, &at, n * sizeof *s->values);
+    s->ids = carve(base, &at, n * sizeof *s->ids);
+    s->counts = carve(base, &at, n * sizeof *s->counts);
+    s->seen = carve(base, &at, n);
+    s->marks = carve(base, &at, (n + BLOCK - 1) / BLOCK * sizeof *s->marks);
+    s->buckets = carve(base, &at, 2 * BUCKETS * sizeof *s->buckets);
+    return at;
+}
+
 size_t bt_sampler_bytes(uint32_t n_vocab) {
-    size_t padded = ((size_t)n_vocab + 63) & ~(size_t)63;
-    return padded * (sizeof(float) + 2 * sizeof(uint32_t) + 1);
+    struct bt_sampler unused;
+    return lay_out(&unused, n_vocab, NULL);
 }
 
 bt_status bt_sampler_init(struct bt_sampler *sampler, const struct bt_kernels *kernels,
                           uint32_t n_vocab, const int32_t *eos, uint32_t n_eos,
                           struct bt_error *err) {
-    size_t bytes = bt_sampler_bytes(n_vocab), padded = ((size_t)n_vocab + 63) & ~(size_t)63;
+    size_t bytes = bt_sampler_bytes(n_vocab);
     uint8_t *memory = aligned_alloc(64, bytes);
     if (!memory)
         return bt_fail(err, BT_E_NO_MEMORY, "no memory for a sampler: %zu bytes", bytes);
     memset(memory, 0, bytes);
     *sampler = (struct bt_sampler){
-        .kernels = kernels,
-        .n_vocab = n_vocab,
-        .eos = eos,
-        .n_eos = n_eos,
-        .values = (float *)memory,
-        .ids = (uint32_t *)(memory + 4 * padded),
-        .counts = (uint32_t *)(memory + 8 * padded),
-        .seen = memory + 12 * padded,
-        .memory = memory,
-    };
+        .kernels = kernels, .n_vocab = n_vocab, .eos = eos, .n_eos = n_eos, .memory = memory};
+    lay_out(sampler, n_vocab, memory);
     return BT_OK;
 }
 
@@ -135,37 +150,198 @@ static void punish(struct bt_sampler *s, const struct bt_step_seq *seq) {
 
 /* ---- The candidates ----
  *
- * values[] now holds exp(logit - highest), 0 where masked. A candidate is an id whose value is at
- * least `floor` (> 0) and which does not stand behind `last` in the order of values. */
+ * values[] now holds exp(logit - highest), 0 where masked: 0 to 1, so that their bits are in the
+ * order of the values. In the order of candidates a higher value stands first, then a lower id. */
 
+/* The candidates: all up to the id `last` whose value is at least `floor` (> 0), behind it at least
+ * `floor_behind`, the next higher number. So a cut at a candidate is its value and its id. */
 struct cut {
-    float floor;
-    uint32_t last; /* UINT32_MAX: no such bound */
+    float floor, floor_behind;
+    uint32_t last;
 };
 
-/* Whether a stands before b: higher value, then lower id. */
-static bool before(const float *values, uint32_t a, uint32_t b) {
-    return values[a] > values[b] || (values[a] == values[b] && a < b);
+static uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
-/* All candidates into ids, ascending; their number. */
-static uint32_t collect(struct bt_sampler *s, const struct cut *cut) {
-    uint32_t n = 0;
-    for (uint32_t id = 0; id < s->n_vocab; id++) {
-        bool in = s->values[id] >= cut->floor;
-        if (in && cut->last != UINT32_MAX)
-            in = !before(s->values, cut->last, id);
+static float float_of(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static struct cut cut_at(float value, uint32_t id) {
+    return (struct cut){value, float_of(bits_of(value) + 1), id};
+}
+
+static bool is_in(const float *values, uint32_t id, const struct cut *cut) {
+    return values[id] >= (id <= cut->last ? cut->floor : cut->floor_behind);
+}
+
+/* The value of a candidate, 0 for others; without a branch, which nobody could predict. */
+static double mass_of(float value, float floor) {
+    return (double)float_of(bits_of(value) & -(uint32_t)(value >= floor));
+}
+
+/* The mass of the candidates in [from, end), added to `mass` one by one, ids ascending; what is
+ * none adds 0, which changes no bit. */
+static double add_mass(const float *values, uint32_t from, uint32_t end, const struct cut *cut,
+                       double mass) {
+    uint32_t id = from;
+    for (; id < end && id <= cut->last; id++)
+        mass += mass_of(values[id], cut->floor);
+    for (; id < end; id++)
+        mass += mass_of(values[id], cut->floor_behind);
+    return mass;
+}
+
+/* The mass of all candidates; marks[i] is that up to the end of block i. */
+static double sum(struct bt_sampler *s, const struct cut *cut) {
+    double mass = 0;
+    for (uint32_t from = 0, block = 0; from < s->n_vocab; from += BLOCK, block++) {
+        uint32_t end = s->n_vocab - from < BLOCK ? s->n_vocab : from + BLOCK;
+        mass = s->marks[block] = add_mass(s->values, from, end, cut, mass);
+    }
+    return mass;
+}
+
+/* ---- Where the first candidates in order end ----
+ *
+ * Found without sorting: candidates are counted by the highest bits of their values, then those in
+ * the bucket where the bound falls by the next bits, then by the last ones. */
+
+enum { LEVELS = 3 };
+static const uint32_t shifts[LEVELS] = {20, 10, 0};
+
+static uint32_t bucket_of(float value, int level) {
+    return bits_of(value) >> shifts[level] & (BUCKETS - 1);
+}
+
+/* What stands before a place in the order, and where the search ends: after n_max candidates, or
+ * when their mass is `enough`. */
+struct search {
+    uint32_t n, n_max;
+    double mass, enough;
+};
+
+static bool reaches(const struct search *at, uint32_t n, double mass) {
+    return at->n + n >= at->n_max || at->mass + mass >= at->enough;
+}
+
+/* The highest bucket with which the bound is reached, and what stands before it into `at`; BUCKETS:
+ * none. */
+static uint32_t find_bucket(const struct bt_sampler *s, struct search *at) {
+    for (uint32_t i = BUCKETS; i-- > 0;) {
+        const struct bt_sampler_bucket *a = &s->buckets[i], *b = &s->buckets[BUCKETS + i];
+        uint32_t n = a->n + b->n;
+        if (n && reaches(at, n, a->mass + b->mass))
+            return i;
+        at->n += n;
+        at->mass += a->mass + b->mass;
+    }
+    return BUCKETS;
+}
+
+static void clear_buckets(struct bt_sampler *s) {
+    memset(s->buckets, 0, 2 * BUCKETS * sizeof *s->buckets);
+}
+
+/* With a branch: mostly nearly all are candidates, or hardly any. */
+static void add_to_bucket(struct bt_sampler_bucket *buckets, float value, float floor) {
+    if (value < floor)
+        return;
+    struct bt_sampler_bucket *bucket = &buckets[bucket_of(value, 0)];
+    bucket->n++;
+    bucket->mass += (double)value;
+}
+
+/* Neighbours go to different sets of buckets: one need not wait for the sum of the other. */
+static void fill_buckets(struct bt_sampler *s, uint32_t from, uint32_t end, float floor) {
+    uint32_t id = from;
+    for (; id + 1 < end; id += 2) {
+        add_to_bucket(s->buckets, s->values[id], floor);
+        add_to_bucket(s->buckets + BUCKETS, s->values[id + 1], floor);
+    }
+    if (id < end)
+        add_to_bucket(s->buckets, s->values[id], floor);
+}
+
+/* Those of [from, end) in a bucket into ids behind the n that stand there. */
+static uint32_t collect(struct bt_sampler *s, uint32_t from, uint32_t end, float floor,
+                        uint32_t bucket, uint32_t n) {
+    for (uint32_t id = from; id < end; id++) {
         s->ids[n] = id;
-        n += in;
+        n += (uint32_t)(bucket_of(s->values[id], 0) == bucket) & (uint32_t)(s->values[id] >= floor);
     }
     return n;
 }
 
-static double sum(const struct bt_sampler *s, uint32_t n) {
-    double total = 0;
-    for (uint32_t i = 0; i < n; i++)
-        total += (double)s->values[s->ids[i]];
-    return total;
+/* The candidates into buckets, then those of the bucket where the bound falls into ids, ascending;
+ * their number, 0: the bound is not reached. */
+static uint32_t search_all(struct bt_sampler *s, const struct cut *cut, struct search *at) {
+    clear_buckets(s);
+    fill_buckets(s, 0, cut->last + 1, cut->floor);
+    fill_buckets(s, cut->last + 1, s->n_vocab, cut->floor_behind);
+    uint32_t bucket = find_bucket(s, at);
+    if (bucket == BUCKETS)
+        return 0;
+    uint32_t n = collect(s, 0, cut->last + 1, cut->floor, bucket, 0);
+    return collect(s, cut->last + 1, s->n_vocab, cut->floor_behind, bucket, n);
+}
+
+/* The same among ids[0 .. n), by the bits of a further level. */
+static uint32_t search_among(struct bt_sampler *s, uint32_t n, int level, struct search *at) {
+    clear_buckets(s);
+    for (uint32_t i = 0; i < n; i++) {
+        float value = s->values[s->ids[i]];
+        struct bt_sampler_bucket *bucket = &s->buckets[bucket_of(value, level)];
+        bucket->n++;
+        bucket->mass += (double)value;
+    }
+    uint32_t bucket = find_bucket(s, at), kept = 0;
+    for (uint32_t i = 0; bucket < BUCKETS && i < n; i++) {
+        uint32_t id = s->ids[i];
+        s->ids[kept] = id;
+        kept += bucket_of(s->values[id], level) == bucket;
+    }
+    return kept;
+}
+
+/* Narrows the cut to the first candidates that `at` asks for and leaves in `at` what stands before
+ * the last of them. False: the bound is not reached, the cut stays as it is. */
+static bool narrow(struct bt_sampler *s, struct cut *cut, struct search *at) {
+    uint32_t n = search_all(s, cut, at);
+    for (int level = 1; level < LEVELS; level++)
+        n = search_among(s, n, level, at);
+    /* What is left has one value. */
+    for (uint32_t i = 0; i < n; i++) {
+        double value = (double)s->values[s->ids[i]];
+        if (reaches(at, 1, value)) {
+            *cut = cut_at(s->values[s->ids[i]], s->ids[i]);
+            return true;
+        }
+        at->n++;
+        at->mass += value;
+    }
+    return false;
+}
+
+static void keep_top_k(struct bt_sampler *s, struct cut *cut, uint32_t k) {
+    struct search at = {.n_max = k, .enough = INFINITY};
+    narrow(s, cut, &at);
+}
+
+/* ---- Mass ----
+ *
+ * Which candidate reaches the mass that top_p asks for is decided by adding one by one in their
+ * order, in double. Sums of buckets may differ from that in the last bits; where that could change
+ * the choice, it is done one by one. */
+
+/* Whether a stands before b. */
+static bool before(const float *values, uint32_t a, uint32_t b) {
+    return values[a] > values[b] || (values[a] == values[b] && a < b);
 }
 
 /* Restores a heap, the first in order on top, below `at`. */
@@ -185,58 +361,68 @@ static void sift(const float *values, uint32_t *heap, uint32_t n, uint32_t at) {
     heap[at] = id;
 }
 
-/* The candidates among which the first n_max, or the first with the mass `enough`, must be: those
- * above a floor, tried from high to low, so that a heap is made of few. The margin covers that the
- * mass is summed here in another order. */
-static uint32_t collect_first(struct bt_sampler *s, const struct cut *cut, uint32_t n_max,
-                              double enough) {
-    static const float floors[] = {0x1p-7f, 0x1p-14f};
-    for (size_t i = 0; i < sizeof floors / sizeof *floors && floors[i] > cut->floor; i++) {
-        struct cut high = {floors[i], cut->last};
-        uint32_t n = collect(s, &high);
-        if (n >= n_max || sum(s, n) >= enough * (1 + 0x1p-30))
-            return n;
+/* The candidate with which the mass is `enough`, or the last one. */
+static uint32_t add_one_by_one(struct bt_sampler *s, const struct cut *cut, double enough) {
+    uint32_t n = 0;
+    for (uint32_t id = 0; id < s->n_vocab; id++) {
+        s->ids[n] = id;
+        n += is_in(s->values, id, cut);
     }
-    return collect(s, cut);
-}
-
-/* The id at which the first candidates in order are n_max, or reach the mass `enough`. */
-static uint32_t find_last(struct bt_sampler *s, const struct cut *cut, uint32_t n_max,
-                          double enough) {
-    uint32_t n = collect_first(s, cut, n_max, enough);
     for (uint32_t i = n / 2; i-- > 0;)
         sift(s->values, s->ids, n, i);
-    double mass = 0;
-    for (uint32_t taken = 1;; taken++) {
+    for (double mass = 0;;) {
         uint32_t id = s->ids[0];
         mass += (double)s->values[id];
-        if (taken == n_max || mass >= enough || n == 1)
+        if (mass >= enough || n == 1)
             return id;
         s->ids[0] = s->ids[--n];
         sift(s->values, s->ids, n, 0);
     }
 }
 
-static int32_t pick(struct bt_sampler *s, const struct bt_sampling *how, uint32_t index) {
-    struct cut cut = {how->min_p * s->kernels->max(s->values, s->n_vocab), UINT32_MAX};
-    if (!(cut.floor > 0))
-        cut.floor = 0x1p-126f; /* everything that is not masked; our exp gives no less */
-    uint32_t n = collect(s, &cut);
-    if (how->top_k > 0 && (uint32_t)how->top_k < n) {
-        cut.last = find_last(s, &cut, (uint32_t)how->top_k, INFINITY);
-        n = collect(s, &cut);
+static void keep_top_p(struct bt_sampler *s, struct cut *cut, float top_p) {
+    double total = sum(s, cut), enough = (double)top_p * total;
+    struct cut narrowed = *cut;
+    struct search at = {.n_max = UINT32_MAX, .enough = enough};
+    /* Two sums of n values of one sign, in any two orders, are nearer than 2 n 2^-53 total; the
+     * buckets' sums are added as well. Twice that, to be sure. */
+    double margin = ((double)s->n_vocab + LEVELS * BUCKETS) * 0x1p-51 * total;
+    bool is_sure = narrow(s, &narrowed, &at) && at.mass + margin < enough &&
+                   at.mass + (double)narrowed.floor > enough + margin;
+    if (!is_sure) {
+        uint32_t last = add_one_by_one(s, cut, enough);
+        narrowed = cut_at(s->values[last], last);
     }
-    if (how->top_p < 1) {
-        cut.last = find_last(s, &cut, n, (double)how->top_p * sum(s, n));
-        n = collect(s, &cut);
-    }
-    double reach = draw(how->seed, index) * sum(s, n), mass = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        mass += (double)s->values[s->ids[i]];
+    *cut = narrowed;
+}
+
+/* The first candidate, ids ascending, up to which the mass is `reach`; sum() was called last. */
+static int32_t find_reach(const struct bt_sampler *s, const struct cut *cut, double reach) {
+    uint32_t block = 0, n_blocks = (s->n_vocab + BLOCK - 1) / BLOCK, found = 0;
+    while (block + 1 < n_blocks && s->marks[block] < reach)
+        block++;
+    double mass = block ? s->marks[block - 1] : 0;
+    for (uint32_t id = block * BLOCK; id < s->n_vocab; id++) {
+        if (!is_in(s->values, id, cut))
+            continue;
+        found = id;
+        mass += (double)s->values[id];
         if (mass >= reach)
-            return (int32_t)s->ids[i];
+            break;
     }
-    return (int32_t)s->ids[n - 1];
+    return (int32_t)found;
+}
+
+static int32_t pick(struct bt_sampler *s, const struct bt_sampling *how, uint32_t index) {
+    float floor = how->min_p * s->kernels->max(s->values, s->n_vocab);
+    /* 2^-126: everything that is not masked; our exp gives no less. */
+    struct cut cut = cut_at(floor > 0 ? floor : 0x1p-126f, s->n_vocab - 1);
+    if (how->top_k > 0)
+        keep_top_k(s, &cut, (uint32_t)how->top_k);
+    if (how->top_p < 1)
+        keep_top_p(s, &cut, how->top_p);
+    double total = sum(s, &cut);
+    return find_reach(s, &cut, draw(how->seed, index) * total);
 }
 
 /* ---- One choice ---- */

@@ -10,6 +10,12 @@
 #include "common/engine/step.h"
 #include "kernels/kernels.h"
 
+/* Candidates with like values. */
+struct bt_sampler_bucket {
+    double mass;
+    uint32_t n;
+};
+
 /* Memory for one choice at a time, so one for each thread that samples. */
 struct bt_sampler {
     const struct bt_kernels *kernels;
@@ -17,10 +23,12 @@ struct bt_sampler {
     const int32_t *eos; /* borrowed */
     uint32_t n_eos;
     float *values;    /* [n_vocab] the row as it is changed, then exp of it */
-    uint32_t *ids;    /* [n_vocab] candidates */
+    uint32_t *ids;    /* [n_vocab] candidates of one bucket */
     uint32_t *counts; /* [n_vocab] how often each token was generated; all 0 between calls */
     uint8_t *seen;    /* [n_vocab] whether a token is in the history; all 0 between calls */
-    void *memory;     /* that the arrays lie in */
+    double *marks;    /* [blocks of the vocabulary] the candidates' mass up to the end of each */
+    struct bt_sampler_bucket *buckets; /* [2][buckets of values] */
+    void *memory;                      /* that the arrays lie in */
 };
 
 /* BT_E_NO_MEMORY. eos is borrowed. */

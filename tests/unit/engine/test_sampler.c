@@ -13,7 +13,7 @@
 #include "common/engine/logprobs.h"
 #include "common/engine/sampler.h"
 
-enum { N = 200 };
+enum { N = 200, N_LARGE = 49152 };
 
 static const int32_t eos[] = {2, 5};
 static struct bt_sampler sampler;
@@ -57,7 +57,8 @@ static void test_philox_known_answers(void **state) {
 
 /* ---- A plain sampler: sorts everything ---- */
 
-static float plain_values[N];
+static float plain_values[N_LARGE];
+static uint32_t plain_ids[N_LARGE];
 
 static int by_value(const void *a, const void *b) {
     uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
@@ -78,9 +79,9 @@ static double plain_sum(const uint32_t *ids, uint32_t n) {
     return sum;
 }
 
-static void plain_penalties(const struct bt_step_seq *seq) {
+static void plain_penalties(const struct bt_step_seq *seq, uint32_t n_vocab) {
     const struct bt_sampling *how = seq->sampling;
-    for (uint32_t id = 0; id < N; id++) {
+    for (uint32_t id = 0; id < n_vocab; id++) {
         uint32_t before = 0, generated = 0;
         for (uint32_t i = 0; i < seq->n_history; i++) {
             before += seq->history[i] == (int32_t)id;
@@ -95,20 +96,21 @@ static void plain_penalties(const struct bt_step_seq *seq) {
     }
 }
 
-static int32_t plain_sample(const struct bt_step_seq *seq, const float *logits) {
+static int32_t plain_sample(const struct bt_step_seq *seq, const float *logits, uint32_t n_vocab) {
     const struct bt_sampling *how = seq->sampling;
-    memcpy(plain_values, logits, sizeof plain_values);
-    bool masked[N] = {false};
+    memcpy(plain_values, logits, n_vocab * sizeof *logits);
+    static bool masked[N_LARGE];
+    memset(masked, 0, sizeof masked);
     for (uint32_t i = 0; seq->index < how->min_tokens && i < 2; i++)
         masked[eos[i]] = true;
     for (uint32_t i = 0; seq->index < how->min_tokens && i < how->n_stop_tokens; i++)
         masked[how->stop_tokens[i]] = true;
     for (uint32_t i = 0; i < how->n_bias; i++)
         plain_values[how->bias[i].token] += how->bias[i].bias;
-    plain_penalties(seq);
-    uint32_t ids[N], n = 0;
+    plain_penalties(seq, n_vocab);
+    uint32_t *ids = plain_ids, n = 0;
     float highest = -INFINITY;
-    for (uint32_t id = 0; id < N; id++)
+    for (uint32_t id = 0; id < n_vocab; id++)
         if (!masked[id]) {
             ids[n++] = id;
             highest = fmaxf(highest, plain_values[id]);
@@ -117,9 +119,9 @@ static int32_t plain_sample(const struct bt_step_seq *seq, const float *logits) 
         qsort(ids, n, sizeof *ids, by_value);
         return (int32_t)ids[0];
     }
-    for (uint32_t id = 0; id < N; id++)
+    for (uint32_t id = 0; id < n_vocab; id++)
         plain_values[id] /= how->temperature;
-    sampler.kernels->exp(plain_values, highest / how->temperature, N, plain_values);
+    sampler.kernels->exp(plain_values, highest / how->temperature, n_vocab, plain_values);
     qsort(ids, n, sizeof *ids, by_value);
     float floor = how->min_p * plain_values[ids[0]];
     while (plain_values[ids[n - 1]] < floor)
@@ -211,7 +213,7 @@ static void test_each_rule_equals_the_plain_one(void **state) {
                                   .n_history = n_history,
                                   .n_prompt = next_random(n_history + 1)};
         struct bt_step_result result = bt_sampler_sample(&sampler, &seq, logits);
-        assert_int_equal(result.token, plain_sample(&seq, logits));
+        assert_int_equal(result.token, plain_sample(&seq, logits, N));
         assert_memory_equal(copy, logits, sizeof copy);
         bool is_end = !how.ignore_eos && (result.token == 2 || result.token == 5);
         for (uint32_t i = 0; i < how.n_stop_tokens; i++)
@@ -227,6 +229,74 @@ static void test_each_rule_equals_the_plain_one(void **state) {
         n_other += result.token != (int32_t)sampler.kernels->argmax(logits, N);
     }
     assert_true(n_other > 5000); /* the rules do something */
+}
+
+/* ---- A vocabulary of a real size, whose masses are sums of many terms ---- */
+
+static float large_logits[N_LARGE];
+
+/* Of few values, so that bounds fall into long ties; of many; or one far above the rest. */
+static void make_large(uint32_t shape) {
+    for (uint32_t i = 0; i < N_LARGE; i++) {
+        float bell = 0;
+        for (int k = 0; k < 6; k++)
+            bell += (float)next_random(4096) / 1024.0f - 2;
+        large_logits[i] = shape == 0   ? (float)next_random(3)
+                          : shape == 1 ? bell
+                                       : bell / 64 - (i == 777 ? 0 : 12);
+    }
+}
+
+static void check_large(struct bt_sampler *large, struct bt_sampling how) {
+    for (uint32_t index = 0; index < 2; index++) {
+        struct bt_step_seq seq = {.sample = true, .index = index, .sampling = &how};
+        int32_t token = bt_sampler_sample(large, &seq, large_logits).token;
+        int32_t expected = plain_sample(&seq, large_logits, N_LARGE);
+        if (token != expected)
+            fail_msg("token %d, expected %d: temperature %g, top_k %d, top_p %.9g, min_p %g", token,
+                     expected, (double)how.temperature, how.top_k, (double)how.top_p,
+                     (double)how.min_p);
+    }
+}
+
+static void test_a_large_vocabulary_equals_the_plain_one(void **state) {
+    (void)state;
+    static const float top_ps[] = {1, 0.99f, 0.9f, 0.5f, 1e-6f, 0.99999994f};
+    static const int32_t top_ks[] = {0, 1, 40, 20000, N_LARGE - 1, N_LARGE + 1};
+    static const float temperatures[] = {0.3f, 1, 2}, min_ps[] = {0, 0.01f};
+    struct bt_sampler large;
+    assert_int_equal(bt_sampler_init(&large, sampler.kernels, N_LARGE, eos, 2, NULL), BT_OK);
+    for (uint32_t round = 0; round < 108; round++) {
+        make_large(round % 3);
+        struct bt_sampling how = {.temperature = temperatures[round / 3 % 3],
+                                  .top_p = top_ps[round % 6],
+                                  .top_k = top_ks[round / 6 % 6],
+                                  .min_p = min_ps[round / 36 % 2],
+                                  .repetition_penalty = 1,
+                                  .max_tokens = 1,
+                                  .seed = round * 0x9e3779b97f4a7c15u};
+        check_large(&large, how);
+    }
+    bt_sampler_fini(&large);
+}
+
+/* All masses are powers of two, so that the bound of top_p is met exactly: the id that meets it is
+ * in, the next one is not. */
+static void test_a_mass_that_is_met_exactly(void **state) {
+    (void)state;
+    struct bt_sampler even;
+    enum { EVEN = 256 };
+    assert_int_equal(bt_sampler_init(&even, sampler.kernels, EVEN, eos, 2, NULL), BT_OK);
+    float logits[EVEN] = {0};
+    uint32_t highest = 0;
+    for (uint32_t index = 0; index < 20000; index++) {
+        struct bt_sampling how = {.temperature = 1, .top_p = 0.25f, .repetition_penalty = 1};
+        struct bt_step_seq seq = {.sample = true, .index = index, .sampling = &how};
+        uint32_t token = (uint32_t)bt_sampler_sample(&even, &seq, logits).token;
+        highest = token > highest ? token : highest;
+    }
+    assert_int_equal(highest, EVEN / 4 - 1);
+    bt_sampler_fini(&even);
 }
 
 static const struct bt_sampling plain = {
@@ -337,6 +407,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_philox_known_answers),
         cmocka_unit_test(test_each_rule_equals_the_plain_one),
+        cmocka_unit_test(test_a_large_vocabulary_equals_the_plain_one),
+        cmocka_unit_test(test_a_mass_that_is_met_exactly),
         cmocka_unit_test(test_draws_follow_the_distribution),
         cmocka_unit_test(test_a_draw_depends_on_seed_and_index_only),
         cmocka_unit_test(test_non_finite_logits_fail_the_sequence),
