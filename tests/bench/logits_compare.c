@@ -56,11 +56,12 @@ int main(int argc, char **argv) {
     size_t n = strtoul(argv[3], NULL, 10), n_rows = 0, n_wrong = 0, n_differ = 0;
     double margin = strtod(argv[4], NULL), kl = 0, lost = 0, lead_at = 0;
     size_t position = strtoul(argv[5], NULL, 10);
-    float *p = n && n <= VOCAB_MAX ? malloc(2 * n * sizeof *p) : NULL, *q = p + n;
+    float *p = n && n <= VOCAB_MAX ? malloc(2 * n * sizeof *p) : NULL;
     if (!p_file || !q_file || !p) {
         fprintf(stderr, "logits_compare: a file or the memory is missing\n");
         return 1;
     }
+    float *q = p + n;
     while (fread(p, sizeof *p, n, p_file) == n && fread(q, sizeof *q, n, q_file) == n) {
         struct row reference = look(p, n), other = look(q, n);
         double by = lead(&reference, reference.best);
