@@ -57,8 +57,8 @@ class Layout:
         self.bytes = fingerprint
         (self.model_hash, self.layers, self.kv_heads, self.head_dim, self.page_tokens, self.kv_type, self.wire_type,
          self.inner_order, self.profile, self.contract) = struct.unpack("<Q9I20x", fingerprint)
-        element = {1: 2, 2: 4}[self.kv_type]
-        self.page_bytes = self.page_tokens * self.kv_heads * self.head_dim * 2 * element
+        head = {1: self.head_dim * 2, 2: self.head_dim * 4, 3: self.head_dim + 4}[self.kv_type]  # bf16, f32, int8 and its scale
+        self.page_bytes = self.page_tokens * self.kv_heads * 2 * head
 
     @property
     def hash(self):

@@ -92,8 +92,8 @@ static inline void draw_join(uint64_t *seed, struct bt_msg_join *join) {
                                                 .n_kv_heads = 1 + (uint32_t)draw_to(seed, 1023),
                                                 .head_dim = 1 + (uint32_t)draw_to(seed, 1023),
                                                 .page_tokens = 16,
-                                                .kv_type = 1 + (uint32_t)(draw(seed) % 2),
-                                                .wire_type = 1 + (uint32_t)(draw(seed) % 2),
+                                                .kv_type = 1 + (uint32_t)(draw(seed) % 3),
+                                                .wire_type = 1 + (uint32_t)(draw(seed) % 3),
                                                 .inner_order = 1,
                                                 .profile = 1 + (uint32_t)(draw(seed) % 3),
                                                 .contract = 1 + (uint32_t)draw_to(seed, 65534)};
