@@ -13,52 +13,11 @@
 #include "common/base/limits.h"
 #include "common/engine/engine.h"
 #include "common/engine/kv_memory.h"
+#include "tests/unit/allocations.h"
 
 #define MODEL BT_FIXTURES "/tiny_gguf/tiny-llama-Q4_1.gguf"
 
 enum { N_ROWS = 40, N_PAGES = 8, N_LAYERS = 2 };
-
-/* ---- Counts what is allocated, and lets one fail: these stand before the C library's ---- */
-
-static _Atomic uint64_t n_allocations, failing_allocation; /* the latter 0: none fails */
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define COUNTS_ALLOCATIONS 0
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define COUNTS_ALLOCATIONS 0
-#endif
-#endif
-#ifndef COUNTS_ALLOCATIONS
-#define COUNTS_ALLOCATIONS 1
-#endif
-
-#if COUNTS_ALLOCATIONS
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t n, size_t bytes);
-void *__libc_realloc(void *memory, size_t bytes);
-void *__libc_memalign(size_t alignment, size_t bytes);
-
-static bool fails(void) {
-    return ++n_allocations == failing_allocation;
-}
-
-void *malloc(size_t bytes) {
-    return fails() ? NULL : __libc_malloc(bytes);
-}
-
-void *calloc(size_t n, size_t bytes) {
-    return fails() ? NULL : __libc_calloc(n, bytes);
-}
-
-void *realloc(void *memory, size_t bytes) {
-    return fails() ? NULL : __libc_realloc(memory, bytes);
-}
-
-void *aligned_alloc(size_t alignment, size_t bytes) {
-    return fails() ? NULL : __libc_memalign(alignment, bytes);
-}
-#endif
 
 static struct bt_engine_params standard(void) {
     return (struct bt_engine_params){.model_path = MODEL,
