@@ -78,6 +78,9 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
          .help = "Lines for people or JSON objects; auto: text on a terminal, else JSON."},
         {"die-with-parent", BT_OPTION_FLAG, &c->die_with_parent, "no",
          .help = "End when the process that started this one ends."},
+        {"step-ms", BT_OPTION_U32, &o->step_ms, "20", 0, 10000, .argument = "MS",
+         .help = "While others stream, a prompt computed here takes so many tokens a step that the "
+                 "step stays within this, 16 at least; 0: always --chunk-tokens."},
         {"link-listen", BT_OPTION_STRING, &o->link_listen, "127.0.0.1:0", .argument = "HOST:PORT",
          .help = "Where prefill workers bring KV caches to; port 0 lets the system choose."},
         {"link-advertise", BT_OPTION_STRING, &o->link_advertise, .argument = "HOST:PORT",
@@ -87,7 +90,7 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
                    "room for every option");
     size_t n = sizeof options / sizeof options[0];
     if (!decode)
-        n -= 2; /* a prefill worker dials links, it listens for none */
+        n -= 3; /* a prefill worker has no streams; it dials links and listens for none */
     for (size_t i = 0; i < n; i++)
         out[i] = options[i];
     bt_tls_option_rows(&o->tls_cert, &o->tls_key, &o->tls_ca, out + n);

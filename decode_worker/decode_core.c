@@ -237,6 +237,7 @@ void bt_decode_core_step_done(struct bt_decode_core *core, uint64_t now_us) {
     BT_ASSERT(core->step_out);
     core->step_out = false;
     bt_step_times_add(&core->step_times, now_us - core->step_posted_us);
+    bt_decode_note_step(core, now_us - core->step_posted_us);
     bt_decode_on_step(core, now_us);
 }
 

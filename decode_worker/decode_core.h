@@ -20,6 +20,7 @@ struct bt_decode_config {
     uint32_t page_bytes;   /* of one (layer, page) */
     uint32_t n_vocab;      /* token ids are below it */
     uint32_t chunk_tokens; /* prompt tokens that may ride in one step beside decoding */
+    uint32_t step_us;      /* they take no more of it than keeps it within this; 0: no bound */
     uint32_t drain_ms;     /* how long streams may go on after drain before they are moved */
 };
 

@@ -64,6 +64,8 @@ struct bt_decode_core {
     uint64_t *census; /* [n_pages] hashes of one full census */
     bool step_out, held, draining, exit_told;
     uint64_t drain_us, step_posted_us;
+    uint32_t n_decoding; /* rows of the step that is out that are no prompt's */
+    uint32_t row_ns;     /* what a row takes where prompts ride beside them; 0: not known */
     struct bt_step_times step_times;
     uint64_t n_link_refused;
     uint32_t coverage[BT_DECODE_STATE_COUNT * BT_DECODE_EVENT_COUNT];
@@ -96,6 +98,8 @@ bool bt_decode_grow(struct bt_decode_core *core, uint64_t now_us, struct bt_deco
 /* decode_step.c */
 /* Puts the next step together; false: nobody can run. */
 bool bt_decode_compose(struct bt_decode_core *core, uint64_t now_us);
+/* Learns from the duration what prompts may take of the next ones. */
+void bt_decode_note_step(struct bt_decode_core *core, uint64_t took_us);
 void bt_decode_on_step(struct bt_decode_core *core, uint64_t now_us);
 /* The sequence got its next token; ends it where that was the last. */
 void bt_decode_take_token(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_seq *seq,

@@ -30,25 +30,54 @@ static void add(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_s
     }
 }
 
-/* Prompts that are computed here ride along, the oldest first, in chunks: what bounds the step is
+/* Prompt tokens that the step may have: beside sequences that decode so many that it is expected to
+ * stay within step_us, by what rows took lately, and a page's in any case, so that prompts end. */
+static uint32_t prompt_budget(const struct bt_decode_core *core) {
+    uint32_t most = core->config.chunk_tokens, n_decoding = core->batch.step.n_rows;
+    if (!core->config.step_us || !n_decoding)
+        return most;
+    uint32_t least = most < BT_PAGE_TOKENS ? most : BT_PAGE_TOKENS;
+    if (!core->row_ns)
+        return least;
+    uint64_t rows = core->config.step_us * 1000ull / core->row_ns;
+    if (rows <= (uint64_t)n_decoding + least)
+        return least;
+    return rows - n_decoding < most ? (uint32_t)rows - n_decoding : most;
+}
+
+void bt_decode_note_step(struct bt_decode_core *core, uint64_t took_us) {
+    enum { ROW_NS_MAX = 1 << 28 }; /* a quarter of a second: the sum below fits */
+    uint32_t n_rows = core->batch.step.n_rows;
+    if (!core->n_decoding || n_rows == core->n_decoding)
+        return;
+    uint64_t row_ns = took_us * 1000 / n_rows;
+    if (row_ns > ROW_NS_MAX)
+        row_ns = ROW_NS_MAX;
+    if (row_ns < 1)
+        row_ns = 1;
+    core->row_ns =
+        core->row_ns ? (uint32_t)((3ull * core->row_ns + row_ns + 3) / 4) : (uint32_t)row_ns;
+}
+
+/* Prompts that are computed here ride along, those due first, in chunks: what bounds the step is
  * what bounds the time between the others' tokens. */
 static void add_prompts(struct bt_decode_core *core, uint64_t now_us) {
-    uint32_t budget = core->config.chunk_tokens;
+    uint32_t budget = prompt_budget(core);
     while (budget && bt_batch_rows_left(&core->batch)) {
-        struct bt_decode_seq *oldest = NULL;
+        struct bt_decode_seq *first = NULL;
         for (uint32_t i = 0; i < core->n_seqs; i++) {
             struct bt_decode_seq *seq = &core->seqs[i];
             if (seq->state == BT_DECODE_PREFILL && !seq->in_step &&
-                (!oldest || seq->job->arrived_us < oldest->job->arrived_us))
-                oldest = seq;
+                (!first || bt_job_due_us(seq->job) < bt_job_due_us(first->job)))
+                first = seq;
         }
-        if (!oldest)
+        if (!first)
             return;
-        uint32_t n = oldest->job->n_tokens - oldest->n_computed;
+        uint32_t n = first->job->n_tokens - first->n_computed;
         uint32_t left = bt_batch_rows_left(&core->batch);
         n = n < budget ? n : budget;
         n = n < left ? n : left;
-        add(core, now_us, oldest, n);
+        add(core, now_us, first, n);
         budget -= n;
     }
 }
@@ -64,6 +93,7 @@ bool bt_decode_compose(struct bt_decode_core *core, uint64_t now_us) {
         if (seq->state == BT_DECODE_RUNNING && seq->n_computed < seq->hold.n_pages * BT_PAGE_TOKENS)
             add(core, now_us, seq, 1);
     }
+    core->n_decoding = core->batch.step.n_rows;
     add_prompts(core, now_us);
     return core->batch.step.n_seqs > 0;
 }

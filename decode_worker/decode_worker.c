@@ -226,6 +226,7 @@ static bt_status start(struct worker *worker, const struct bt_worker_options *op
         .page_bytes = (uint32_t)info->page_bytes,
         .n_vocab = info->n_vocab,
         .chunk_tokens = options->chunk_tokens,
+        .step_us = options->step_ms * 1000,
         .drain_ms = options->drain_seconds * 1000,
     };
     config.join.role = BT_ROLE_DECODE;

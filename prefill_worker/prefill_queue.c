@@ -56,7 +56,8 @@ void bt_prefill_accept(struct bt_prefill_core *core, uint64_t now_us, uint32_t s
     core->n_active++;
 }
 
-/* The oldest sequence in that state at or after (arrived, id), in this order; NULL: none. */
+/* Of the sequences in that state, in the order (due, id), the first or the one after; NULL: none.
+ */
 static struct bt_prefill_seq *next_in(struct bt_prefill_core *core, enum bt_prefill_state state,
                                       const struct bt_prefill_seq *after) {
     struct bt_prefill_seq *next = NULL;
@@ -64,11 +65,11 @@ static struct bt_prefill_seq *next_in(struct bt_prefill_core *core, enum bt_pref
         struct bt_prefill_seq *seq = &core->seqs[i];
         if (seq->state != state)
             continue;
-        uint64_t at = seq->job->arrived_us;
-        if (after && (at < after->job->arrived_us ||
-                      (at == after->job->arrived_us && seq->job->id <= after->job->id)))
+        uint64_t due_us = bt_job_due_us(seq->job);
+        if (after && (due_us < bt_job_due_us(after->job) ||
+                      (due_us == bt_job_due_us(after->job) && seq->job->id <= after->job->id)))
             continue;
-        if (!next || at < next->job->arrived_us)
+        if (!next || due_us < bt_job_due_us(next->job))
             next = seq;
     }
     return next;
@@ -107,7 +108,7 @@ static bool say_hello(struct bt_prefill_core *core, uint64_t now_us, struct bt_p
                               .n_tokens = job->n_tokens,
                               .n_pages = seq->n_pages,
                               .link = link,
-                              .deadline_us = job->arrived_us,
+                              .deadline_us = bt_job_due_us(job),
                               .user = job->id},
         &seq->send);
     if (status < 0) {
@@ -142,7 +143,7 @@ void bt_prefill_offer(struct bt_prefill_core *core, uint64_t now_us) {
 
 void bt_prefill_take_pages(struct bt_prefill_core *core, uint64_t now_us) {
     struct bt_prefill_seq *seq;
-    /* The oldest waits for its pages in front of the others, or it would wait for ever. */
+    /* The first waits for its pages in front of the others, or it would wait for ever. */
     while ((seq = next_in(core, BT_PREFILL_GRANTED, NULL))) {
 #if !BT_MUTANT_pages_before_grant
         if (!take_pages(core, seq))

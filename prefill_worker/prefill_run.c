@@ -2,22 +2,22 @@
 #include "common/base/assert.h"
 #include "prefill_worker/prefill_state.h"
 
-static struct bt_prefill_seq *oldest_to_run(struct bt_prefill_core *core) {
-    struct bt_prefill_seq *oldest = NULL;
+static struct bt_prefill_seq *first_to_run(struct bt_prefill_core *core) {
+    struct bt_prefill_seq *first = NULL;
     for (uint32_t i = 0; i < core->n_seqs; i++) {
         struct bt_prefill_seq *seq = &core->seqs[i];
         if (seq->state == BT_PREFILL_COMPUTING && !seq->in_step &&
-            (!oldest || seq->job->arrived_us < oldest->job->arrived_us))
-            oldest = seq;
+            (!first || bt_job_due_us(seq->job) < bt_job_due_us(first->job)))
+            first = seq;
     }
-    return oldest;
+    return first;
 }
 
 bool bt_prefill_compose(struct bt_prefill_core *core, uint64_t now_us) {
     bt_batch_begin(&core->batch);
     core->n_layers_done = 0;
     struct bt_prefill_seq *seq;
-    while (bt_batch_rows_left(&core->batch) && (seq = oldest_to_run(core))) {
+    while (bt_batch_rows_left(&core->batch) && (seq = first_to_run(core))) {
         const struct bt_job *job = seq->job;
         uint32_t n_rows = job->n_tokens - seq->n_computed;
         uint32_t left = bt_batch_rows_left(&core->batch);

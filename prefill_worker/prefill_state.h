@@ -101,7 +101,7 @@ void bt_prefill_accept(struct bt_prefill_core *core, uint64_t now_us, uint32_t s
                        const struct bt_msg_work *work);
 /* Says hello for those whose turn it is; gives up those whose D cannot be reached. */
 void bt_prefill_offer(struct bt_prefill_core *core, uint64_t now_us);
-/* Takes pages for granted prompts, the oldest first. */
+/* Takes pages for granted prompts, those due first. */
 void bt_prefill_take_pages(struct bt_prefill_core *core, uint64_t now_us);
 /* Its stages so far, before token 0 is told. */
 void bt_prefill_report(struct bt_prefill_core *core, struct bt_prefill_seq *seq);

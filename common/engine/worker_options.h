@@ -50,6 +50,7 @@ struct bt_worker_options {
     uint32_t max_context;  /* tokens of prompt and answer together; 0: the model's */
     uint32_t max_seqs;     /* sequences at the same time, >= 1 */
     uint32_t chunk_tokens; /* most prompt tokens in one step, >= BT_PAGE_TOKENS */
+    uint32_t step_ms;      /* decode: prompts beside streams keep a step within it; 0: no bound */
 
     uint32_t drain_seconds; /* after SIGTERM: what still runs then is moved elsewhere */
 

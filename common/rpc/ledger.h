@@ -64,6 +64,14 @@ struct bt_job {
     bool listed;
 };
 
+enum { BT_DUE_US_PER_TOKEN = 4000 };
+
+/* Who computes prompts takes the one that is due first: a short one passes a long one that came up
+ * to so long before it, and none is passed for ever. */
+static inline uint64_t bt_job_due_us(const struct bt_job *job) {
+    return job->arrived_us + (uint64_t)job->n_tokens * BT_DUE_US_PER_TOKEN;
+}
+
 struct bt_ledger_config {
     /* All but the census. Its role says how many logprobs there can be: a prefill worker makes one
      * token of each job. */

@@ -108,16 +108,20 @@ void sim_start_node(struct sim *sim, int n) {
                 &node->prefill, &err);
         else
             status = bt_decode_core_create(
-                &(struct bt_decode_config){.join = join_of(sim, node),
-                                           .n_pages = node->n_pages,
-                                           .n_layers = SIM_LAYERS,
-                                           .page_bytes = sim->page_bytes,
-                                           .n_vocab = SIM_VOCAB,
-                                           .chunk_tokens =
-                                               sim->long_answers && sim_chance(&sim->random, 50)
-                                                   ? 1 + sim_below(&sim->random, 4)
-                                                   : 4 + sim_below(&sim->random, 52),
-                                           .drain_ms = 300},
+                &(struct bt_decode_config){
+                    .join = join_of(sim, node),
+                    .n_pages = node->n_pages,
+                    .n_layers = SIM_LAYERS,
+                    .page_bytes = sim->page_bytes,
+                    .n_vocab = SIM_VOCAB,
+                    .chunk_tokens = sim->long_answers && sim_chance(&sim->random, 50)
+                                        ? 1 + sim_below(&sim->random, 4)
+                                        : 4 + sim_below(&sim->random, 52),
+                    /* Half of them: some bounds are out of reach, some are
+                     * never met. */
+                    .step_us =
+                        node->incarnation.lo % 2 ? (uint32_t)(node->incarnation.lo % 30000) : 0,
+                    .drain_ms = 300},
                 &node->decode, &err);
     }
     if (status < 0) {

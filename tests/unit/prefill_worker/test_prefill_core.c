@@ -1,4 +1,4 @@
-/* The prefill worker's core by hand: what it refuses of logprobs and bias. */
+/* The prefill worker's core by hand: what it refuses of logprobs and bias; who is offered first. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,6 +15,8 @@ struct world {
     uint64_t now_us;
     uint32_t n_ended;
     struct bt_msg_ended ended;
+    uint64_t offered[2]; /* requests, as hello was said for them */
+    uint32_t n_offered;
 };
 
 static int set_up(void **state) {
@@ -51,6 +53,9 @@ static void listen(struct world *world) {
         if (action.type == BT_PREFILL_SEND && action.msg->type == BT_MSG_ENDED) {
             world->ended = action.msg->ended;
             world->n_ended++;
+        } else if (action.type == BT_PREFILL_LINK_SEND && action.link_msg.type == BT_KV_HELLO) {
+            assert_true(world->n_offered < 2);
+            world->offered[world->n_offered++] = action.link_msg.ticket.hi;
         }
     assert_true(bt_prefill_core_is_valid(world->core));
 }
@@ -100,9 +105,33 @@ static void test_what_can_never_run_here_is_refused(void **state) {
     assert_int_equal(world->ended.reason, BT_END_FULL); /* two at once run here */
 }
 
+/* Both wait for their link; the long one came first, but by less than it may be passed. */
+static void test_a_short_prompt_passes_a_long_one_for_a_while(void **state) {
+    for (int late = 0; late < 2; late++) {
+        struct world *world = *state;
+        const struct bt_sampling sampling = {.max_tokens = 4};
+        const struct bt_peer peer = {.incarnation = {9, 9}, .link_address = "127.0.0.1:9"};
+        bt_prefill_core_router_opened(world->core, world->now_us, 0);
+        listen(world);
+        tell(world, &(struct bt_msg){.type = BT_MSG_WELCOME, .welcome = {{3, 3}, 1}});
+        ask(world, 1, 6, 6, &sampling);
+        world->now_us += late ? 20001 : 19999;
+        ask(world, 2, 1, 1, &sampling);
+        tell(world, &(struct bt_msg){.type = BT_MSG_PEERS, .peers = {&peer, 1}});
+        bt_prefill_core_link_up(world->core, world->now_us, 0);
+        listen(world);
+        assert_int_equal(world->n_offered, 2);
+        assert_int_equal(world->offered[0], late ? 1 : 2);
+        tear_down(state);
+        set_up(state);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_what_can_never_run_here_is_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_short_prompt_passes_a_long_one_for_a_while, set_up,
+                                        tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
