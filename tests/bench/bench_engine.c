@@ -17,6 +17,7 @@ enum {
     BATCH_PROMPT = 128, /* tokens of each sequence before they decode together */
     DECODE_SHORT = 128, /* tokens timed from an empty cache */
     DECODE_DEEP = 64,   /* tokens timed at depth, and of each sequence of a batch */
+    WARM_UP = 8,        /* tokens decoded before any is timed */
     CONTEXT = DEPTH_MAX + DECODE_SHORT,
     N_PAGES = CONTEXT / BT_PAGE_TOKENS,
     BATCH_PAGES = (BATCH_PROMPT + DECODE_DEEP) / BT_PAGE_TOKENS,
@@ -118,27 +119,35 @@ static void share_pages(struct bench *b, uint32_t n_seqs) {
             b->pages[i][j] = i * share + j;
 }
 
-/* Tokens per second. */
-static double measure(struct bench *b, const struct row *row) {
+/* Fills the caches that the row starts from, and warms up. */
+static void prepare(struct bench *b, const struct row *row) {
     share_pages(b, row->kind == BATCH ? row->n : 1);
-    if (row->kind == PREFILL) {
-        double start = now_s();
+    if (row->kind == BATCH)
+        prefill(b, row->n, BATCH_PROMPT);
+    else
         prefill(b, 1, row->n);
-        return row->n / (now_s() - start);
-    }
-    if (row->kind == DECODE) {
-        prefill(b, 1, row->n);
-        return decode(b, 1, row->n, row->n ? DECODE_DEEP : DECODE_SHORT);
-    }
-    prefill(b, row->n, BATCH_PROMPT);
-    return decode(b, row->n, BATCH_PROMPT, DECODE_DEEP);
+    if (row->kind != PREFILL)
+        decode(b, row->kind == BATCH ? row->n : 1, row->kind == BATCH ? BATCH_PROMPT : row->n,
+               WARM_UP);
 }
 
-static void print_row(const char *row, const char *engine, uint32_t n_threads,
+/* Tokens per second. What was decoded before from the same depth is written over. */
+static double measure(struct bench *b, const struct row *row) {
+    if (row->kind == DECODE)
+        return decode(b, 1, row->n, row->n ? DECODE_DEEP : DECODE_SHORT);
+    if (row->kind == BATCH)
+        return decode(b, row->n, BATCH_PROMPT, DECODE_DEEP);
+    double start = now_s();
+    prefill(b, 1, row->n);
+    return row->n / (now_s() - start);
+}
+
+static void print_row(const char *row, const char *engine, const struct bt_engine_info *info,
                       const double *samples, uint32_t n) {
     printf("{\"row\": \"%s\", \"engine\": \"%s\", \"threads\": %u, \"unit\": \"tokens/s\", "
-           "\"samples\": [",
-           row, engine, n_threads);
+           "\"kv_bytes\": %zu, \"setting\": \"%s kernels\", \"samples\": [",
+           row, engine, info->n_threads, info->n_layers * info->page_bytes / BT_PAGE_TOKENS,
+           info->kernels);
     for (uint32_t i = 0; i < n; i++)
         printf("%s%.2f", i ? ", " : "", samples[i]);
     printf("]}\n");
@@ -198,15 +207,17 @@ int main(int argc, char **argv) {
     }
     b.sampling = (struct bt_sampling){.top_p = 1, .repetition_penalty = 1, .max_tokens = CONTEXT};
     char engine[32];
-    snprintf(engine, sizeof engine, strcmp(argv[4], "fast") == 0 ? "baton" : "baton-%s", argv[4]);
+    snprintf(engine, sizeof engine, "baton%s%s%s", profile == BT_PROFILE_FAST ? "" : "-",
+             profile == BT_PROFILE_FAST ? "" : bt_profile_name(profile),
+             kv_type == BT_KV_INT8 ? "-int8kv" : "");
     for (int r = 0; r < N_ROWS; r++) {
         double samples[REPETITIONS_MAX];
         if (!is_wanted(ROWS[r].name, argv + 5, argc - 5))
             continue;
-        measure(&b, &ROWS[r]); /* warms up */
+        prepare(&b, &ROWS[r]);
         for (uint32_t i = 0; i < n; i++)
             samples[i] = measure(&b, &ROWS[r]);
-        print_row(ROWS[r].name, engine, n_threads, samples, n);
+        print_row(ROWS[r].name, engine, bt_engine_info(b.engine), samples, n);
         fflush(stdout);
     }
     bt_engine_destroy(b.engine);
