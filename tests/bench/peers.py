@@ -94,7 +94,7 @@ class Program:
     def __init__(self, engine, model, threads):
         self.engine = engine
         self.said = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([interpreter(engine), Path(__file__).with_name(PACKAGES[engine].program), model, str(threads)],
+        self.process = subprocess.Popen([interpreter(engine), Path(__file__).parent / PACKAGES[engine].program, model, str(threads)],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, text=True)
 
     def ask(self, row, repetitions, settings=()):
