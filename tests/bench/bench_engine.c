@@ -1,5 +1,6 @@
 /* Times the engine alone, as a worker's loop uses it: prefill, decode at several depths, decode of
- * several sequences together. One JSON row of samples per line. */
+ * several sequences together. One JSON row of samples per line; kv_bytes is what a token takes in
+ * the cache. */
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>

@@ -12,7 +12,7 @@ import peers
 ALL = {row.name for row in limits.ROWS}
 Engine = collections.namedtuple("Engine", "name profile rows threads repetitions")
 OURS = [Engine("baton", "fast", ALL, (1, 2), 2),
-        Engine("baton-int8kv", "int8kv", {"decode_d2048", "decode_d4096"}, (2,), 2),
+        Engine("baton-int8kv", "fast+int8", {"decode_d2048", "decode_d4096"}, (2,), 2),
         Engine("baton-bf16", "bf16", {"prefill_512", "decode_d0", "batch_16"}, (2,), 1)]
 PEERS = [Engine("llama.cpp", None, ALL, (1, 2), 1),
          Engine("openvino", None, {"prefill_128", "prefill_512", "prefill_2048", "decode_d0", "decode_d2048"}, (1, 2), 2)]
