@@ -6,8 +6,8 @@
 The reference is Baton's profile exact, whose logits are within 1.1e-4 of an independent fp32 reference's (tests/parity). kl_prompt:
 mean KL of the next token's distribution; argmax_wrong: positions with another argmax where the reference leads by more than 0.5;
 argmax_lost: the largest lead that was lost; lead_long_605: what the reference's argmax leads by at the one position where profile
-fast loses more than 0.5 (reference 0.544). Engines: baton (profile fast, as by default), baton int8 (with the int8 cache), baton
-bf16, and, where PYTHON has them, llama.cpp and OpenVINO in the arithmetic of their defaults (OpenVINO is as far from fp32 when it
+fast loses more than 0.5 (reference 0.544). Engines: baton (profile fast, as by default), baton-int8kv (with the int8 cache),
+baton-bf16, and, where PYTHON has them, llama.cpp and OpenVINO in the arithmetic of their defaults (OpenVINO is as far from fp32 when it
 computes in f32: it is its conversion of Q4_1 weights that strays). Nothing here depends on time, so one round is all.
 """
 import argparse
@@ -24,7 +24,7 @@ GOLDEN = ROOT / "tests" / "fixtures" / "smollm2" / "golden.json"
 N_VOCAB = 49152
 MARGIN = 0.5
 EDGE = ("long", 605)
-BATON = {"baton": ("fast", "bf16"), "baton int8": ("fast", "int8"), "baton bf16": ("bf16", "bf16")}
+BATON = {"baton": ("fast", "bf16"), "baton-int8kv": ("fast", "int8"), "baton-bf16": ("bf16", "bf16")}
 PEERS = {"llama.cpp": "llama_cpp", "openvino": "openvino_genai"}
 
 

@@ -97,7 +97,7 @@ def details(rows):
              "  baton/this"]
     for row in rows:
         ours = base.get((row["row"], row["threads"]))
-        ratio = speedup(row, ours) if ours and row["engine"] != "baton" else None
+        ratio = ours["median"] / row["median"] if ours and row["median"] and row["engine"] != "baton" else None
         lines.append(f"{row['row']:<28}{row['engine']:<18}{row['threads']:>8}{figure(row['median']):>12}{figure(row['min']):>12}{figure(row['max']):>12}"
                      f"  {row['unit']:<12}{row['n']:>4}{number(row['limit']):>10}{share(row):>7}" + (f"  {ratio:.2f}" if ratio else ""))
     return lines
@@ -105,7 +105,7 @@ def details(rows):
 
 def accuracies(rows):
     """Lines: which arithmetic each engine that was measured uses, and its KL where that was measured."""
-    kl = {row["engine"]: row["median"] for row in rows if row["row"] == "kl"}
+    kl = {row["engine"]: row["median"] for row in rows if row["row"] == "kl_prompt"}
     names = list(dict.fromkeys(row["engine"] for row in rows if row["engine"] in ARITHMETIC))
     names += [name for name in kl if name not in names]
     if not names:
