@@ -15,7 +15,8 @@ enum {
     ROWS_OF_A_SWEEP = 96,
     /* How far ahead weights are fetched, measured with weights in memory: so many rows give the
      * time to fetch them, and hide it; with fewer, loads alone keep memory busy. */
-    PREFETCH_ROWS = 4,
+    Q4_PREFETCH_ROWS = 5,
+    Q8_PREFETCH_ROWS = 9,
     BF16_PREFETCH_ROWS = 6,
     PREFETCH_BYTES = 4096
 };
@@ -63,12 +64,24 @@ ALWAYS_INLINE void load_quants(const uint8_t *w, enum bt_pack pack, __m512i quan
     }
 }
 
-/* One group for R rows from `row` on: their dots side by side, so that none waits for itself. */
+/* A group's scales and minima as the rule adds them; m is not used by Q8_0. */
+ALWAYS_INLINE void load_scales(const uint8_t *scales, enum bt_pack pack, __m512 *d, __m512 *m) {
+    *d = *m = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)scales));
+    if (pack == BT_PACK_Q4_1)
+        *m = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(scales + 32)));
+    if (pack == BT_PACK_Q4_0)
+        *m = _mm512_mul_ps(*d, _mm512_set1_ps(-8.0f));
+}
+
+/* One group for R rows from `row` on: their dots side by side, so that none waits for itself. The
+ * scales are read after the quants that stand before them: the other order streams a fifth slower.
+ */
 ALWAYS_INLINE void group_int8(const uint8_t *x, size_t row_block, enum bt_pack pack,
-                              const __m512i quants[8], __m512 d, __m512 m, __m512 *acc,
+                              const __m512i quants[8], const uint8_t *scales, __m512 *acc,
                               const int row, const int R) {
     const struct int8_group *block[DOTS_MAX];
     __m512i dot[DOTS_MAX];
+    __m512 d, m;
     UNROLL for (int r = 0; r < R; r++) {
         block[r] = (const void *)(x + (size_t)((row + r) / ROWS) * row_block);
         dot[r] = pack == BT_PACK_Q8_0 ? _mm512_set1_epi32(block[r]->offset[(row + r) % ROWS])
@@ -78,6 +91,7 @@ ALWAYS_INLINE void group_int8(const uint8_t *x, size_t row_block, enum bt_pack p
         UNROLL for (int r = 0; r < R; r++) dot[r] =
             _mm512_dpbusd_epi32(dot[r], quants[i], four_inputs(block[r], i, (row + r) % ROWS));
     }
+    load_scales(scales, pack, &d, &m);
     UNROLL for (int r = 0; r < R; r++) {
         const int lane = (row + r) % ROWS, at = row + r;
         __m512 scale = _mm512_mul_ps(d, _mm512_set1_ps(block[r]->s[lane]));
@@ -102,18 +116,13 @@ ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, cons
     UNROLL for (int r = 0; r < R; r++) acc[r] = _mm512_setzero_ps();
     for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x += sizeof(struct int8_group)) {
         __m512i quants[8];
-        if (R >= PREFETCH_ROWS) {
+        if (R >= (pack == BT_PACK_Q8_0 ? Q8_PREFETCH_ROWS : Q4_PREFETCH_ROWS)) {
             UNROLL for (size_t i = 0; i < (bytes + 63) / 64; i++)
                 _mm_prefetch((const char *)w + PREFETCH_BYTES + i * 64, _MM_HINT_T0);
         }
         load_quants(w, pack, quants);
-        __m512 d = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + n_quants))), m = d;
-        if (pack == BT_PACK_Q4_1)
-            m = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + n_quants + 32)));
-        if (pack == BT_PACK_Q4_0)
-            m = _mm512_mul_ps(d, _mm512_set1_ps(-8.0f));
-        UNROLL for (int r = 0; r < R; r += share) group_int8(x, job->row_block, pack, quants, d, m,
-                                                             acc, r, R - r < share ? R - r : share);
+        UNROLL for (int r = 0; r < R; r += share) group_int8(
+            x, job->row_block, pack, quants, w + n_quants, acc, r, R - r < share ? R - r : share);
     }
     UNROLL for (int r = 0; r < R; r++) store_row(job, r, acc[r]);
 }
