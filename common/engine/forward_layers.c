@@ -16,14 +16,14 @@ _Static_assert((int)BT_PAGE_TOKENS == (int)BT_KERNELS_PAGE_TOKENS,
                "pages of cache and kernels are the same");
 
 enum {
-    BLOCK_ROWS_MAX = 24,  /* small enough for even shares; a block's activations stay in L2 */
-    BLOCK_ROWS_UNIT = 12, /* of larger blocks: the kernels' best groups of rows (12, 6, 4) fit */
-    BLOCK_ROWS_MIN = 16,  /* fewer rows for each thread: cut by columns instead */
-    PARTS_PER_THREAD = 4,
-    ROWS_PER_TASK = 4, /* of phases that go row by row, where rows are few */
+    BLOCK_ROWS_MAX = 16, /* the kernels' best group of rows; small enough for even shares */
+    BLOCK_ROWS_MIN = 8,  /* fewer rows for each thread: cut by columns instead */
+    TILES_OF_A_PART = 4, /* at least, where a phase is cut by columns; 2 where rows are many */
+    ROWS_OF_A_TILE = 8,  /* from here on 2 tiles are enough work */
+    ROWS_PER_TASK = 4,   /* of phases that go row by row, where rows are few */
 };
 
-_Static_assert((int)BLOCK_ROWS_UNIT % (int)BT_KERNELS_ROWS == 0, "blocks start where kernels may");
+_Static_assert((int)BLOCK_ROWS_MAX % (int)BT_KERNELS_ROWS == 0, "blocks start where kernels may");
 
 /* Rows [first, end) of x, and part `part` of `n_parts` of every matrix's columns. */
 struct span {
@@ -74,15 +74,43 @@ static uint32_t n_tiles(const struct bt_matrix *m) {
     return (m->n_out + BT_KERNELS_TILE - 1) / BT_KERNELS_TILE;
 }
 
+static uint32_t all_tiles(const struct product *products, uint32_t n_products) {
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n_products; i++)
+        total += n_tiles(products[i].matrix);
+    return total;
+}
+
+/* How many parts a phase of `total` column tiles has. They shrink: each thread first gets its share
+ * of one half, then of half of the rest, and so on, so that there are few, and yet the last ones
+ * are small and threads end together. */
+static uint32_t count_parts(const struct bt_forward *f, uint32_t total, uint32_t n_rows) {
+    uint32_t least = f->n_threads * (n_rows < ROWS_OF_A_TILE ? TILES_OF_A_PART : 2), levels = 1;
+    if (f->n_threads == 1)
+        return 1;
+    while (total >> levels >= least)
+        levels++;
+    return levels * f->n_threads;
+}
+
+static uint32_t part_start(const struct bt_forward *f, uint32_t total, const struct span *s,
+                           uint32_t part) {
+    if (part == s->n_parts)
+        return total;
+    uint32_t level = part / f->n_threads, here = total >> level;
+    if ((level + 1) * f->n_threads < s->n_parts)
+        here -= total >> (level + 1);
+    return total - (total >> level) +
+           (uint32_t)((uint64_t)here * (part % f->n_threads) / f->n_threads);
+}
+
 /* The products stand side by side in one row of column tiles; a part is a range of it. */
 static void multiply(const struct bt_forward *f, const struct bt_prepared_rows *rows,
                      const struct product *products, uint32_t n_products, bool add,
                      const struct span *s) {
-    uint32_t total = 0;
-    for (uint32_t i = 0; i < n_products; i++)
-        total += n_tiles(products[i].matrix);
-    uint32_t first = (uint32_t)((uint64_t)total * s->part / s->n_parts);
-    uint32_t end = (uint32_t)((uint64_t)total * (s->part + 1) / s->n_parts);
+    uint32_t total = all_tiles(products, n_products);
+    uint32_t first = part_start(f, total, s, s->part);
+    uint32_t end = part_start(f, total, s, s->part + 1);
     for (uint32_t i = 0, at = 0; i < n_products; at += n_tiles(products[i++].matrix)) {
         const struct bt_matrix *m = products[i].matrix;
         uint32_t tile_first = first > at ? first - at : 0;
@@ -262,7 +290,9 @@ static void project_down(const struct bt_forward *f, const struct span *s) {
 
 /* ---- Many rows: tasks are blocks of rows ---- */
 
-static struct span block_span(const struct bt_forward *f, uint32_t block) {
+/* The last rows come first: where there is one sequence they have the most keys to look at. */
+static struct span block_span(const struct bt_forward *f, uint32_t task) {
+    uint32_t block = (f->n_rows - 1) / f->block_rows - task;
     uint32_t first = block * f->block_rows, end = first + f->block_rows;
     return (struct span){first, end < f->n_rows ? end : f->n_rows, 0, 1};
 }
@@ -363,36 +393,42 @@ static void run_by_rows(struct bt_forward *f, enum bt_forward_op op, bt_device_t
     bt_forward_run_tasks(f, op, (f->n_rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, fn);
 }
 
-static void run_by_parts(struct bt_forward *f, enum bt_forward_op op, bt_device_task *fn) {
+/* `products` are those that the phase multiplies with, for n_rows rows. */
+static void run_by_parts(struct bt_forward *f, enum bt_forward_op op, bt_device_task *fn,
+                         const struct product *products, uint32_t n_products, uint32_t n_rows) {
+    f->n_parts = count_parts(f, all_tiles(products, n_products), n_rows);
     bt_forward_run_tasks(f, op, f->n_parts, fn);
 }
 
 static void few_rows_before_attention(struct bt_forward *f) {
+    struct product qkv[N_QKV];
+    qkv_products(f, qkv);
     run_by_rows(f, BT_OP_NORM, task_norm_before_attention);
-    run_by_parts(f, BT_OP_QKV, task_project_qkv);
+    run_by_parts(f, BT_OP_QKV, task_project_qkv, qkv, N_QKV, f->n_rows);
 }
 
 static void few_rows_rest(struct bt_forward *f) {
+    struct product gate_up[N_GATE_UP], out = out_product(f), down = down_product(f);
+    gate_up_products(f, gate_up);
     bt_forward_run_tasks(f, BT_OP_ATTENTION, f->n_attend_jobs, bt_forward_attend_job);
     run_by_rows(f, BT_OP_PREPARE_OUT, task_merge_attended);
-    run_by_parts(f, BT_OP_OUT, task_project_out);
+    run_by_parts(f, BT_OP_OUT, task_project_out, &out, 1, f->n_rows);
     run_by_rows(f, BT_OP_FFN_NORM, task_norm_before_ffn);
-    run_by_parts(f, BT_OP_GATE_UP, task_project_gate_up);
+    run_by_parts(f, BT_OP_GATE_UP, task_project_gate_up, gate_up, N_GATE_UP, f->n_rows);
     run_by_rows(f, BT_OP_ACTIVATE, task_activate);
-    run_by_parts(f, BT_OP_DOWN, task_project_down);
+    run_by_parts(f, BT_OP_DOWN, task_project_down, &down, 1, f->n_rows);
 }
 
 /* ---- The whole ---- */
 
 /* Chooses how the rows alive are spread; 0 blocks: by columns. */
 static uint32_t choose_blocks(struct bt_forward *f) {
-    f->n_parts = f->n_threads == 1 ? 1 : f->n_threads * PARTS_PER_THREAD;
     if (f->n_rows < f->n_threads * BLOCK_ROWS_MIN)
         return 0;
     uint32_t rounds =
         (f->n_rows + f->n_threads * BLOCK_ROWS_MAX - 1) / (f->n_threads * BLOCK_ROWS_MAX);
     uint32_t rows = (f->n_rows + f->n_threads * rounds - 1) / (f->n_threads * rounds);
-    uint32_t unit = rounds > 1 ? BLOCK_ROWS_UNIT : BT_KERNELS_ROWS;
+    uint32_t unit = rounds > 1 ? BLOCK_ROWS_MAX : BT_KERNELS_ROWS;
     f->block_rows = (rows + unit - 1) / unit * unit;
     return (f->n_rows + f->block_rows - 1) / f->block_rows;
 }
@@ -494,5 +530,6 @@ void bt_forward_head(struct bt_forward *f) {
     if (f->profile)
         bt_forward_count_head(f);
     norm_before_head(f);
-    run_by_parts(f, BT_OP_HEAD, task_project_head);
+    struct product head = head_product(f);
+    run_by_parts(f, BT_OP_HEAD, task_project_head, &head, 1, f->n_logits);
 }
