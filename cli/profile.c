@@ -188,8 +188,9 @@ static void print_head(const struct run *r) {
                bt_kv_type_name(r->info->fingerprint.kv_type), r->depth, r->sequences,
                r->read_bytes_per_s / 1e9);
     else
-        printf("%u threads, %s, profile %s, %s cache. Memory is read at %.1f GB/s by them.\n",
-               r->info->n_threads, r->info->kernels, bt_profile_name(r->info->fingerprint.profile),
+        printf("%u threads (%s), %s, profile %s, %s cache. Memory is read at %.1f GB/s by them.\n",
+               r->info->n_threads, r->info->cpus, r->info->kernels,
+               bt_profile_name(r->info->fingerprint.profile),
                bt_kv_type_name(r->info->fingerprint.kv_type), r->read_bytes_per_s / 1e9);
 }
 
@@ -353,7 +354,7 @@ int bt_profile_main(int argc, char **argv) {
         {"model", BT_OPTION_STRING, &r.model, .argument = "FILE", .required = true,
          .help = "The model, a GGUF file."},
         {"threads", BT_OPTION_U32, &r.threads, "0", 0, BT_WORKER_THREADS_MAX, .argument = "N",
-         .help = "Compute threads; 0 takes one per CPU that this process may use."},
+         .help = "Compute threads; 0 takes one per CPU that this process is given."},
         {"pin", BT_OPTION_FLAG, &r.pin, "yes", .help = "Keep each compute thread on one CPU."},
         {"precision", BT_OPTION_CHOICE, &r.precision, "fast", .choices = {"fast", "bf16", "exact"},
          .argument = "PROFILE", .help = "Arithmetic profile."},

@@ -5,7 +5,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +19,7 @@
 #include "common/base/assert.h"
 #include "common/base/clock.h"
 #include "common/base/config.h"
+#include "common/device/cpu_count.h"
 
 enum {
     WORKERS_MAX = 32,
@@ -52,11 +52,6 @@ static const char *const modes[] = {"auto", "always", "never"};
 
 static double now_ms(void) {
     return (double)bt_clock_ns() / 1e6;
-}
-
-static uint32_t cpus(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
 }
 
 /* The files that `baton certs` made for a role, where --tls names their directory. */
@@ -482,7 +477,9 @@ static int parse_and_run(struct up *up, int argc, char **argv) {
         return 0;
     unsetenv("BATON_CONFIG"); /* the file has options of this command, not of the children's */
     if (!up->threads) {
-        uint32_t share = cpus() / (up->n_prefill + up->n_decode);
+        struct bt_cpu_count cpus;
+        bt_cpu_count_here(&cpus);
+        uint32_t share = cpus.n / (up->n_prefill + up->n_decode);
         up->threads = share ? share : 1;
     }
     up->started_ms = now_ms();

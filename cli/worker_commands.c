@@ -1,7 +1,6 @@
 /* `baton prefill` and `baton decode`: their options, checked, into what a worker is started with.
  */
 #include <ctype.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,7 +39,8 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         {"name", BT_OPTION_STRING, &o->name, .argument = "NAME",
          .help = "Name of this worker, its own in the cluster. Default: role, host and process."},
         {"threads", BT_OPTION_U32, &o->n_threads, "0", 0, BT_WORKER_THREADS_MAX, .argument = "N",
-         .help = "Compute threads; 0 takes one per CPU that this process may use."},
+         .help = "Compute threads; 0 takes one per CPU that this process is given: its mask, and "
+                 "the CPU quota of its control group."},
         {"pin", BT_OPTION_FLAG, &o->pin, "no", .help = "Keep each compute thread on one CPU."},
         {"precision", BT_OPTION_CHOICE, &c->precision, "fast", .choices = {"fast", "bf16", "exact"},
          .argument = "PROFILE",
@@ -95,12 +95,6 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
         out[i] = options[i];
     bt_tls_option_rows(&o->tls_cert, &o->tls_key, &o->tls_ca, out + n);
     return n + BT_TLS_OPTIONS;
-}
-
-static uint32_t cpus(void) {
-    cpu_set_t set;
-    uint32_t n = sched_getaffinity(0, sizeof set, &set) == 0 ? (uint32_t)CPU_COUNT(&set) : 1;
-    return n < 1 ? 1 : n > BT_WORKER_THREADS_MAX ? BT_WORKER_THREADS_MAX : n;
 }
 
 /* Memory that this process may use: the machine's, or its control group's where that is less. */
@@ -202,8 +196,6 @@ static bt_status complete(struct command_line *c, const char *role, struct bt_er
         o->kv_tokens = BT_WORKER_KV_TOKENS_STANDARD;
         o->kv_standard_bytes_max = memory_bytes() / 4;
     }
-    if (!o->n_threads)
-        o->n_threads = cpus();
     return BT_OK;
 }
 

@@ -23,13 +23,13 @@ struct bt_device {
     uint32_t n_threads;
     bool pin;
     uint32_t pin_first_cpu;
-    cpu_set_t cpus; /* that this process may use */
-    uint32_t n_cpus;
+    cpu_set_t cpus; /* that this process may run on */
+    struct bt_cpu_count count;
 };
 
 /* Pins the calling thread to the i-th CPU (around the end) of those that the process may use. */
 static void pin_thread(const struct bt_device *device, uint32_t thread) {
-    uint32_t want = (device->pin_first_cpu + thread) % device->n_cpus;
+    uint32_t want = (device->pin_first_cpu + thread) % device->count.in_mask;
     for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &device->cpus) || want-- != 0)
             continue;
@@ -53,7 +53,7 @@ static bt_status count_cpus(struct bt_device *device, struct bt_error *err) {
     CPU_ZERO(&device->cpus);
     if (sched_getaffinity(0, sizeof device->cpus, &device->cpus) != 0)
         return bt_fail(err, BT_E_DEVICE, "the CPUs of this process cannot be asked for");
-    device->n_cpus = (uint32_t)CPU_COUNT(&device->cpus);
+    bt_cpu_count("", (uint32_t)CPU_COUNT(&device->cpus), &device->count);
     return BT_OK;
 }
 
@@ -85,12 +85,13 @@ bt_status bt_device_open(const struct bt_device_params *params, struct bt_device
     device->n_threads = params->n_threads;
     if (device->n_threads == 0)
         device->n_threads =
-            device->n_cpus < BT_DEVICE_THREADS_MAX ? device->n_cpus : BT_DEVICE_THREADS_MAX;
-    device->pin = params->pin && device->n_cpus >= device->n_threads;
+            device->count.n < BT_DEVICE_THREADS_MAX ? device->count.n : BT_DEVICE_THREADS_MAX;
+    device->pin = params->pin && device->count.in_mask >= device->n_threads;
     device->pin_first_cpu = params->pin_first_cpu;
     start_thread(device, 0);
-    /* With more threads than CPUs a spinning thread would take the time of a working one. */
-    uint32_t spin = device->n_cpus >= device->n_threads ? SPIN : 0;
+    /* With more threads than CPUs a spinning thread would take the time of a working one, or
+     * of the quota. */
+    uint32_t spin = device->count.n >= device->n_threads ? SPIN : 0;
     BT_TRY_GOTO(
         bt_thread_pool_create(device->n_threads, spin, start_thread, device, &device->pool, err),
         fail);
@@ -114,6 +115,10 @@ const struct bt_kernels *bt_device_kernels(const struct bt_device *device) {
 
 uint32_t bt_device_threads(const struct bt_device *device) {
     return device->n_threads;
+}
+
+const struct bt_cpu_count *bt_device_cpus(const struct bt_device *device) {
+    return &device->count;
 }
 
 void bt_device_run(struct bt_device *device, uint32_t n_tasks, bt_device_task *fn, void *arg) {

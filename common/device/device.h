@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "common/base/status.h"
+#include "common/device/cpu_count.h"
 #include "kernels/kernels.h"
 
 enum { BT_DEVICE_THREADS_MAX = 256 };
@@ -15,7 +16,8 @@ enum { BT_DEVICE_THREADS_MAX = 256 };
 struct bt_device_params {
     const char *kind;   /* "cpu" */
     const char *path;   /* kernels path as in BATON_CPU; NULL: that variable, else the fastest */
-    uint32_t n_threads; /* that compute, the caller's included; 0: one per CPU of this process */
+    uint32_t n_threads; /* that compute, the caller's included; 0: one per CPU that this process is
+                           given (common/device/cpu_count.h) */
     bool pin;           /* one CPU each; ignored where the process may use fewer CPUs than threads.
                            The caller's thread is pinned too. */
     uint32_t pin_first_cpu; /* index among the CPUs of this process that the first thread takes */
@@ -33,6 +35,8 @@ void bt_device_close(struct bt_device *device);
 
 const struct bt_kernels *bt_device_kernels(const struct bt_device *device);
 uint32_t bt_device_threads(const struct bt_device *device);
+/* What this process was given when the device was opened. */
+const struct bt_cpu_count *bt_device_cpus(const struct bt_device *device);
 
 /* One task of a run. `thread` is 0 (the caller) .. n_threads - 1, for per-thread scratch. */
 typedef void bt_device_task(void *arg, uint32_t task, uint32_t thread);

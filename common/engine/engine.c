@@ -105,6 +105,7 @@ static void describe(struct bt_engine *e) {
     info->n_vocab = s->n_vocab;
     info->n_pages = e->kv.n_pages;
     info->n_threads = bt_device_threads(e->device);
+    info->cpus = bt_device_cpus(e->device)->text;
     info->kernels = bt_device_kernels(e->device)->name;
     info->page_bytes = e->kv.page_bytes;
     info->weight_bytes = e->weights.memory_bytes;

@@ -21,7 +21,7 @@ struct bt_engine_params {
     const char *model_path;
     const char *device; /* "cpu"; NULL: cpu */
     const char *path;   /* kernels, as in BATON_CPU; NULL: that variable, else the fastest */
-    uint32_t n_threads; /* that compute; 0: one per CPU of this process */
+    uint32_t n_threads; /* that compute; 0: one per CPU that this process is given */
     bool pin;           /* one CPU for each of them */
     uint32_t pin_first_cpu;
     enum bt_profile profile;
@@ -51,6 +51,7 @@ struct bt_engine_info {
     uint32_t max_context; /* positions of a sequence, as limited by params and model */
     uint32_t n_pages;     /* ids 0 .. n_pages - 1 */
     uint32_t n_threads;
+    const char *cpus;    /* which bound on this process's CPUs applied, for the log */
     const char *kernels; /* "avx512"... */
     int32_t eos[BT_ENGINE_EOS_MAX];
     uint32_t n_eos;

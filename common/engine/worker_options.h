@@ -35,7 +35,7 @@ struct bt_worker_options {
                                             stand for several */
     uint32_t n_routers;                  /* >= 1 */
 
-    uint32_t n_threads; /* compute threads, >= 1 */
+    uint32_t n_threads; /* compute threads; 0: one per CPU that this process is given */
     bool pin;           /* each compute thread stays on one CPU */
     enum bt_precision precision;
     enum bt_kv_type kv_type; /* of the cache; BY_PROFILE: what `precision` says above */

@@ -60,6 +60,7 @@ static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_
             info->model_name[0] ? info->model_name : options->model, info->n_layers,
             bt_profile_name(info->fingerprint.profile), info->kernels, info->n_threads,
             (unsigned long long)((bt_clock_us() - started_us) / 1000));
+    BT_INFO("CPUs: %s", info->cpus);
     BT_INFO(
         "memory: weights %llu MB, KV cache %llu MB (%s, %u pages, %llu tokens), scratch %llu MB",
         (unsigned long long)(info->weight_bytes >> 20),
