@@ -123,7 +123,7 @@ struct bt_cache_write {
 };
 
 struct bt_kernels {
-    const char *name; /* portable, fma, avx2, avx512 */
+    const char *name; /* portable, fma, avx2, avx2vnni, avx512 */
 
     /* Weights. packed_bytes: room for n_out x n_in (a multiple of 64). repack: file rows row_first
      * .. row_end of a tensor of n_out rows into their place; row_first a multiple of
@@ -192,9 +192,9 @@ struct bt_kernels {
  * started by this one inherit it. */
 void bt_kernels_thread_init(void);
 
-/* The table called `name` (portable, fma, avx2, avx512), or the fastest this CPU has if name is
- * NULL or "". On refusal NULL, and a sentence in why (which otherwise is "" or a remark worth a log
- * line, for instance that this CPU's vdpbf16ps differs and is not used). */
+/* The table called `name` (portable, fma, avx2, avx2vnni, avx512), or the fastest this CPU has if
+ * name is NULL or "". On refusal NULL, and a sentence in why (which otherwise is "" or a remark
+ * worth a log line, for instance that this CPU's vdpbf16ps differs and is not used). */
 const struct bt_kernels *bt_kernels_find(const char *name, char *why, size_t why_bytes);
 
 /* What the rotation of each pair is made of. */

@@ -1,4 +1,4 @@
-/* Norms, rotation, activation and logit helpers in AVX2, and the AVX2 table. What does not fill a
+/* Norms, rotation, activation and logit helpers in AVX2, and the AVX2 tables. What does not fill a
  * register is done by the scalar form, which gives the same bits. */
 #include "kernels/cpu/avx2.h"
 
@@ -105,23 +105,28 @@ static void exp_shifted(const float *x, float shift, size_t n, float *out) {
         out[i] = exp_f32(x[i] - shift);
 }
 
+#define SHARED_ENTRIES                                                                            \
+    BT_PACK_ENTRIES, .prepare = bt_avx2_prepare, .rmsnorm = rmsnorm, .rope = rope,                \
+                     .silu_mul = silu_mul, .add = bt_fma_add, .attention = bt_avx2_attention,     \
+                     .attention_pieces = bt_avx2_attention_pieces,                                \
+                     .attention_merge = bt_avx2_attention_merge, .all_finite = bt_fma_all_finite, \
+                     .argmax = argmax, .max = max, .exp = exp_shifted, .scale = bt_fma_scale,     \
+                     .divide = bt_fma_divide, .to_bf16 = bt_fma_to_bf16
+
 const struct bt_kernels bt_avx2_kernels = {
     .name = "avx2",
-    BT_PACK_ENTRIES,
-    .prepare = bt_avx2_prepare,
+    SHARED_ENTRIES,
     .linear = bt_avx2_linear,
-    .rmsnorm = rmsnorm,
-    .rope = rope,
-    .silu_mul = silu_mul,
-    .add = bt_fma_add,
-    .attention = bt_avx2_attention,
-    .attention_pieces = bt_avx2_attention_pieces,
-    .attention_merge = bt_avx2_attention_merge,
-    .all_finite = bt_fma_all_finite,
-    .argmax = argmax,
-    .max = max,
-    .exp = exp_shifted,
-    .scale = bt_fma_scale,
-    .divide = bt_fma_divide,
-    .to_bf16 = bt_fma_to_bf16,
+};
+
+const struct bt_kernels bt_avx2vnni_kernels = {
+    .name = "avx2vnni",
+    SHARED_ENTRIES,
+    .linear = bt_avx2vnni_linear,
+};
+
+const struct bt_kernels bt_avx2vnni_evex_kernels = {
+    .name = "avx2vnni",
+    SHARED_ENTRIES,
+    .linear = bt_avx2vnni_evex_linear,
 };

@@ -1,12 +1,17 @@
-/* Linear layers in AVX2: 8 or 16 outputs of up to 4 rows at once. */
+/* Linear layers in 256 bits: 8 or 16 outputs of up to 4 rows at once. Compiled for AVX2, and with
+ * vpdpbusd for AVX-VNNI and for AVX-512's form of it; BT_AVX2_LINEAR names the function. */
 #include <immintrin.h>
 #include <string.h>
 
 #include "kernels/cpu/avx2.h"
+#include "kernels/cpu/avx2_dot.h"
 #include "kernels/cpu/avx2_math.h"
 #include "kernels/cpu/compiler.h"
 #include "kernels/cpu/layout.h"
-#include "kernels/cpu/portable.h"
+
+#ifndef BT_AVX2_LINEAR
+#define BT_AVX2_LINEAR bt_avx2_linear
+#endif
 
 enum { ROWS_OF_A_SWEEP = 96 };
 
@@ -16,45 +21,6 @@ struct tile_job {
     uint32_t n_in;
     float acc[ROWS][TILE] __attribute__((aligned(32)));
 };
-
-ALWAYS_INLINE __m256i load_256(const void *p) {
-    return _mm256_loadu_si256(p);
-}
-
-ALWAYS_INLINE __m256i four_inputs(const struct int8_group *x, int step, int row) {
-    int32_t q;
-    memcpy(&q, x->q[step][row], 4);
-    return _mm256_set1_epi32(q);
-}
-
-/* Exact dots of 8 outputs with Q4 nibbles. vpmaddubsw saturates at 32767: eight sums of two
- * products are at most 8 * 2 * 15 * 127 = 30480, so they may be added up in 16 bits. */
-ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
-    const __m256i low_bits = _mm256_set1_epi8(15);
-    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m256i both = load_256(w + i * 64), low = _mm256_and_si256(both, low_bits);
-        __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_bits);
-        UNROLL for (int r = 0; r < R; r++) {
-            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(low, four_inputs(x, i, r)));
-            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(high, four_inputs(x, i + 4, r)));
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1));
-}
-
-/* Exact dots with signed bytes: |w| times x with w's sign; 2 * 128 * 127 = 32512 fits 16 bits. */
-ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
-    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
-    UNROLL for (int i = 0; i < 8; i++) {
-        __m256i q = _mm256_xor_si256(load_256(w + i * 64), _mm256_set1_epi8((char)0x80));
-        __m256i size = _mm256_abs_epi8(q);
-        UNROLL for (int r = 0; r < R; r++) {
-            __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four_inputs(x, i, r), q));
-            dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-        }
-    }
-}
 
 /* The int8 rule for 8 outputs (half 0 or 1 of the tile) of R rows. */
 ALWAYS_INLINE void half_int8(struct tile_job *job, enum bt_pack pack, const int half, const int R) {
@@ -197,7 +163,7 @@ static void sweep(const struct bt_linear *args, void (*const *tiles)(struct tile
     }
 }
 
-void bt_avx2_linear(const struct bt_linear *args) {
+void BT_AVX2_LINEAR(const struct bt_linear *args) {
     switch (args->pack) {
     case BT_PACK_Q4_1:
         sweep(args, q4_1_tile, BT_PREPARED_INT8);
@@ -216,59 +182,4 @@ void bt_avx2_linear(const struct bt_linear *args) {
         sweep(args, f32_tile, BT_PREPARED_F32);
         break;
     }
-}
-
-/* The highest magnitude of a group, compared as integers so that NaN counts as the highest. */
-static uint32_t top_bits_of(const __m256 v[4]) {
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    __m256i top = _mm256_setzero_si256();
-    for (int i = 0; i < 4; i++)
-        top = _mm256_max_epu32(top, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
-    __m128i half = _mm_max_epu32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_max_epu32(half, _mm_shuffle_epi32(half, 0xb1));
-    return (uint32_t)_mm_cvtsi128_si32(half);
-}
-
-static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct int8_group *to) {
-    for (uint32_t g = 0; g < n_in / GROUP; g++, x += GROUP, to++) {
-        __m256 v[4];
-        for (int i = 0; i < 4; i++)
-            v[i] = _mm256_loadu_ps(x + i * 8);
-        uint32_t top_bits = top_bits_of(v), s_bits;
-        float s;
-        memcpy(&s, &top_bits, 4);
-        s = s / 127.0f;
-        memcpy(&s_bits, &s, 4);
-        int usable = s_bits != 0 && s_bits < 0x7f800000u;
-        __m256i sum = _mm256_setzero_si256(), keep = _mm256_set1_epi32(usable ? -1 : 0);
-        for (int i = 0; i < 4; i++) {
-            __m256i q = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(s)));
-            q = _mm256_and_si256(q, keep);
-            sum = _mm256_add_epi32(sum, q);
-            int32_t lanes[8];
-            _mm256_storeu_si256((void *)lanes, q);
-            for (int j = 0; j < 8; j++)
-                to->q[i * 2 + j / 4][row][j % 4] = (int8_t)lanes[j];
-        }
-        int32_t lanes[8], total = 0;
-        _mm256_storeu_si256((void *)lanes, sum);
-        for (int j = 0; j < 8; j++)
-            total += lanes[j];
-        to->s[row] = s;
-        to->t[row] = s * (float)total;
-        to->offset[row] = -128 * total;
-    }
-}
-
-void bt_avx2_prepare(enum bt_prepared form, const float *x, size_t x_stride, uint32_t row_first,
-                     uint32_t row_end, uint32_t n_in, void *prepared) {
-    if (form != BT_PREPARED_INT8) {
-        bt_fma_prepare(form, x, x_stride, row_first, row_end, n_in, prepared);
-        return;
-    }
-    size_t block = row_block_bytes(form, n_in);
-    for (uint32_t row = row_first; row < row_end; row++)
-        prepare_int8_row(x + row * x_stride, n_in, row % ROWS,
-                         (struct int8_group *)(void *)((uint8_t *)prepared + row / ROWS * block));
 }

@@ -9,12 +9,15 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "kernels/cpu/avx2.h"
 #include "kernels/cpu/avx512.h"
 #include "kernels/kernels.h"
 
-/* The last is what a CPU gets whose vdpbf16ps rounds otherwise. */
-static const char *const PATHS[] = {"fma", "avx2", "avx512", "avx512 without vdpbf16ps"};
-enum { N_PATHS = 4 };
+/* Two of them no name finds on a CPU that has better: vpdpbusd in AVX-512's encoding, and what a
+ * CPU gets whose vdpbf16ps rounds otherwise. */
+static const char *const PATHS[] = {
+    "fma", "avx2", "avx2vnni", "avx2vnni of AVX-512", "avx512", "avx512 without vdpbf16ps"};
+enum { N_PATHS = 6, AVX_VNNI = 2, AVX512_VNNI = 3, WITHOUT_DPBF16 = 5 };
 
 static inline const struct bt_kernels *portable_path(void) {
     char why[256];
@@ -24,15 +27,33 @@ static inline const struct bt_kernels *portable_path(void) {
     return k;
 }
 
+static inline const struct bt_kernels *find_path(const char *name, char *why, size_t why_bytes) {
+    if (strcmp(name, PATHS[AVX_VNNI]) == 0) {
+        const struct bt_kernels *k = bt_kernels_find(name, why, why_bytes);
+        if (k == &bt_avx2vnni_evex_kernels)
+            snprintf(why, why_bytes, "only AVX-512's form of it");
+        return k == &bt_avx2vnni_evex_kernels ? NULL : k;
+    }
+    if (strcmp(name, PATHS[AVX512_VNNI]) == 0) {
+        int has = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+        snprintf(why, why_bytes, "%s", has ? "" : "no AVX-512 VNNI");
+        return has ? &bt_avx2vnni_evex_kernels : NULL;
+    }
+    if (strcmp(name, PATHS[WITHOUT_DPBF16]) == 0)
+        return bt_kernels_find("avx512", why, why_bytes) ? &bt_avx512_fma_kernels : NULL;
+    return bt_kernels_find(name, why, why_bytes);
+}
+
 /* The path, or NULL with a line that says that it did not run. */
 static inline const struct bt_kernels *path_or_note(const char *name) {
     char why[256];
-    int is_avx512 = strncmp(name, "avx512", 6) == 0;
-    const struct bt_kernels *k = bt_kernels_find(is_avx512 ? "avx512" : name, why, sizeof why);
+    const struct bt_kernels *k = find_path(name, why, sizeof why);
+    const char *part = strcmp(name, PATHS[AVX_VNNI]) == 0      ? "AVX-VNNI"
+                       : strcmp(name, PATHS[AVX512_VNNI]) == 0 ? "AVX-512 VNNI"
+                       : strncmp(name, "avx512", 6) == 0       ? "AVX-512"
+                                                               : "AVX2";
     if (!k)
-        printf("not run: no %s (%s)\n", is_avx512 ? "AVX-512" : "AVX2", why);
-    else if (strcmp(name, PATHS[3]) == 0)
-        return &bt_avx512_fma_kernels;
+        printf("not run: no %s (%s)\n", part, why);
     else if (why[0])
         printf("%s\n", why);
     return k;

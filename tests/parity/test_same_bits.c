@@ -325,7 +325,7 @@ static void check_threads_chunks_companions(const char *path, const struct arith
 
 /* The first n positions on each path that this CPU has. */
 static void check_cpu_paths(const char *path, const struct arithmetic *a, uint32_t n) {
-    static const char *const names[] = {"portable", "fma", "avx2", "avx512"};
+    static const char *const names[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
     char how[128], why[BT_ERROR_TEXT_BYTES];
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!bt_kernels_find(names[i], why, sizeof why)) {

@@ -80,7 +80,7 @@ static double run_all(struct model_run *run, uint32_t chunk, uint32_t company, u
 }
 
 static void check_profile(enum bt_profile profile, double bound) {
-    static const char *const paths[] = {"portable", "fma", "avx2", "avx512"};
+    static const char *const paths[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
     static const uint32_t chunks[] = {1, 5, 16, 33, N_TOKENS};
     uint64_t expected[N_TOKENS], hashes[N_TOKENS];
     char why[BT_ERROR_TEXT_BYTES];

@@ -116,7 +116,7 @@ static void test_values_stay_within_their_bounds(void **state) {
 /* The rule as docs/numerics.md states it, lane by lane. */
 static void test_the_sum_has_one_order(void **state) {
     (void)state;
-    static const char *const names[] = {"portable", "fma", "avx2", "avx512"};
+    static const char *const names[] = {"portable", "fma", "avx2", "avx2vnni", "avx512"};
     enum { N = 5003 };
     for (uint32_t i = 0; i < N; i++)
         logits[i] = (float)next_random(1 << 24) * 0x1p-19f - 16;

@@ -1,0 +1,83 @@
+/* Exact dots of 8 outputs' group of 32 weights with up to 4 rows of activations, in 256 bits: by
+ * vpdpbusd where the file is compiled for it, as AVX-VNNI or in AVX-512's encoding, else by the
+ * products of AVX2. */
+#pragma once
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/cpu/compiler.h"
+#include "kernels/cpu/layout.h"
+
+ALWAYS_INLINE __m256i load_256(const void *p) {
+    return _mm256_loadu_si256(p);
+}
+
+ALWAYS_INLINE __m256i four_inputs(const struct int8_group *x, int step, int row) {
+    int32_t q;
+    memcpy(&q, x->q[step][row], 4);
+    return _mm256_set1_epi32(q);
+}
+
+#if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+
+ALWAYS_INLINE __m256i dot_bytes(__m256i sum, __m256i w, __m256i x) {
+#ifdef __AVXVNNI__
+    return _mm256_dpbusd_avx_epi32(sum, w, x);
+#else
+    return _mm256_dpbusd_epi32(sum, w, x);
+#endif
+}
+
+ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    const __m256i low_bits = _mm256_set1_epi8(15);
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i both = load_256(w + i * 64), low = _mm256_and_si256(both, low_bits);
+        __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_bits);
+        UNROLL for (int r = 0; r < R; r++) dot[r] = dot_bytes(dot[r], low, four_inputs(x, i, r));
+        UNROLL for (int r = 0; r < R; r++) dot[r] =
+            dot_bytes(dot[r], high, four_inputs(x, i + 4, r));
+    }
+}
+
+/* The bytes are 128 too high; `offset` takes 128 times the sum of x away again. */
+ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_set1_epi32(x->offset[r]);
+    UNROLL for (int i = 0; i < 8; i++) {
+        __m256i q = load_256(w + i * 64);
+        UNROLL for (int r = 0; r < R; r++) dot[r] = dot_bytes(dot[r], q, four_inputs(x, i, r));
+    }
+}
+
+#else
+
+/* Exact dots of 8 outputs with Q4 nibbles. vpmaddubsw saturates at 32767: eight sums of two
+ * products are at most 8 * 2 * 15 * 127 = 30480, so they may be added up in 16 bits. */
+ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    const __m256i low_bits = _mm256_set1_epi8(15);
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i both = load_256(w + i * 64), low = _mm256_and_si256(both, low_bits);
+        __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), low_bits);
+        UNROLL for (int r = 0; r < R; r++) {
+            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(low, four_inputs(x, i, r)));
+            dot[r] = _mm256_add_epi16(dot[r], _mm256_maddubs_epi16(high, four_inputs(x, i + 4, r)));
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_madd_epi16(dot[r], _mm256_set1_epi16(1));
+}
+
+/* Exact dots with signed bytes: |w| times x with w's sign; 2 * 128 * 127 = 32512 fits 16 bits. */
+ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i *dot, const int R) {
+    UNROLL for (int r = 0; r < R; r++) dot[r] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 8; i++) {
+        __m256i q = _mm256_xor_si256(load_256(w + i * 64), _mm256_set1_epi8((char)0x80));
+        __m256i size = _mm256_abs_epi8(q);
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four_inputs(x, i, r), q));
+            dot[r] = _mm256_add_epi32(dot[r], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+    }
+}
+
+#endif
