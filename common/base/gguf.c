@@ -449,6 +449,12 @@ void bt_gguf_close(struct bt_gguf *g) {
 
 /* ---- Looking ---- */
 
+void bt_gguf_release(const struct bt_gguf *g) {
+    /* Refused, the memory stays: it is given back with the mapping. */
+    if (g->mapped)
+        madvise((void *)(uintptr_t)g->bytes, g->n_bytes, MADV_DONTNEED);
+}
+
 uint64_t bt_gguf_file_bytes(const struct bt_gguf *g) {
     return g->n_bytes;
 }

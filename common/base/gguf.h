@@ -82,6 +82,10 @@ bt_status bt_gguf_open_memory(const uint8_t *bytes, size_t n_bytes, struct bt_gg
 /* Accepts NULL. All that was borrowed from it is gone. */
 void bt_gguf_close(struct bt_gguf *gguf);
 
+/* Lets go of the memory that shows the file: what is read again comes from the system's page cache.
+ * Any thread, also while others read; for borrowed bytes nothing happens. */
+void bt_gguf_release(const struct bt_gguf *gguf);
+
 /* Bytes of the whole file. */
 uint64_t bt_gguf_file_bytes(const struct bt_gguf *gguf);
 

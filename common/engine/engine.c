@@ -82,6 +82,15 @@ static bt_status choose_pages(const struct bt_engine *e, size_t page_bytes, uint
     return BT_OK;
 }
 
+/* A sequence is no longer than the model, what was asked for, and the pool. */
+static uint32_t choose_context(const struct bt_engine *e, uint32_t n_pages) {
+    uint32_t n = e->model.shape.context;
+    if (e->params.max_context && e->params.max_context < n)
+        n = e->params.max_context;
+    uint64_t pool_tokens = (uint64_t)n_pages * BT_PAGE_TOKENS;
+    return pool_tokens < n ? (uint32_t)pool_tokens : n;
+}
+
 static void describe(struct bt_engine *e) {
     const struct bt_model_shape *s = &e->model.shape;
     uint32_t kv_type = bt_forward_kv_type(e->params.profile, e->params.kv_type);
@@ -131,8 +140,7 @@ static bt_status load(struct bt_engine *e, struct bt_error *err) {
     uint32_t n_pages = 0;
     BT_TRY(choose_pages(e, page_bytes, &n_pages, err));
     BT_TRY(bt_kv_memory_init(&e->kv, e->device, s->n_layers, n_pages, page_bytes, err));
-    e->info.max_context =
-        p->max_context && p->max_context < s->context ? p->max_context : s->context;
+    e->info.max_context = choose_context(e, n_pages);
     const struct bt_forward_params forward = {.device = e->device,
                                               .model = &e->model,
                                               .weights = &e->weights,
@@ -144,6 +152,7 @@ static bt_status load(struct bt_engine *e, struct bt_error *err) {
                                               .max_context = e->info.max_context};
     BT_TRY(bt_forward_create(&forward, &e->forward, err));
     describe(e);
+    bt_gguf_release(e->model.gguf); /* all but the embedding's rows was read for the last time */
     return BT_OK;
 }
 

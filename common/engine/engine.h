@@ -48,7 +48,7 @@ struct bt_engine_info {
     char model_name[BT_ENGINE_NAME_BYTES]; /* general.name, or "" */
     uint32_t n_layers;
     uint32_t n_vocab;     /* tokens in a step must be below it: refuse others where they arrive */
-    uint32_t max_context; /* positions of a sequence, as limited by params and model */
+    uint32_t max_context; /* positions of a sequence, as limited by params, model and pages */
     uint32_t n_pages;     /* ids 0 .. n_pages - 1 */
     uint32_t n_threads;
     const char *cpus;    /* which bound on this process's CPUs applied, for the log */

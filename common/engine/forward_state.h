@@ -67,7 +67,7 @@ struct bt_forward {
     float *qkv;                      /* (T, H Dh + 2 K Dh) */
     float *attended;                 /* (T, H Dh) */
     float *gate, *up;                /* (T, F) */
-    float *logits;                   /* (max_seqs, V) */
+    float *logits;                   /* (max_seqs, V); over qkv, attended, gate and up */
     struct bt_prepared_rows in_dim;  /* (T, D) */
     struct bt_prepared_rows in_attn; /* (T, H Dh) */
     struct bt_prepared_rows in_ffn;  /* (T, F) */
@@ -84,6 +84,8 @@ struct bt_forward {
     struct bt_score_job *scores; /* [T] */
     uint32_t *logit_rows;        /* [max_seqs] rows of x, one for each row of logits */
     struct bt_sampler *samplers; /* [threads] */
+
+    uint32_t n_embedded; /* rows read from the file since its memory was let go */
 
     /* The step that runs. */
     const struct bt_step *step;

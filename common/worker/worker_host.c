@@ -83,9 +83,7 @@ bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *
     join->protocol_max = BT_PROTOCOL_MAX;
     join->fingerprint = info->fingerprint;
     join->max_seqs = host->options->max_seqs;
-    /* A sequence cannot be longer than the pool either. */
-    uint64_t pool_tokens = (uint64_t)info->n_pages * BT_PAGE_TOKENS;
-    join->max_context = pool_tokens < info->max_context ? (uint32_t)pool_tokens : info->max_context;
+    join->max_context = info->max_context;
     return BT_OK;
 }
 
