@@ -130,15 +130,20 @@ class Bench:
         progress = Progress(plan)
         try:
             for round_i in range(self.rounds):
-                for row in limits.ROWS:
-                    self.measure_limits()
-                    for engine in tasks(row, self.engines, round_i):
-                        if engine in self.engines:
-                            self.do(round_i, row, engine, progress)
+                self.do_round(round_i, progress)
+        except KeyboardInterrupt:
+            self.missing.append(f"what round {round_i + 1} of {self.rounds} and later ones had to add: the run was ended early")
         finally:
             for peer in self.peers.values():
                 peer.close()
         return self
+
+    def do_round(self, round_i, progress):
+        for row in limits.ROWS:
+            self.measure_limits()
+            for engine in tasks(row, self.engines, round_i):
+                if engine in self.engines:
+                    self.do(round_i, row, engine, progress)
 
     def settings(self):
         """Each engine's best setting of each row."""

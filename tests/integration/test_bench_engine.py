@@ -155,6 +155,19 @@ def test_a_tool_that_fails_ends_the_run(tiny, tmp_path):
         engines.Bench(str(tiny), tmp_path, 1, False).run()
 
 
+def test_a_run_that_is_ended_early_keeps_what_it_has(tiny, tmp_path, monkeypatch):
+    def interrupted(bench, round_i, row, engine, progress, do=engines.Bench.do):
+        if (round_i, row.name) == (1, "decode_d0"):
+            raise KeyboardInterrupt
+        do(bench, round_i, row, engine, progress)
+    fake_tools(tmp_path)
+    monkeypatch.setattr(engines.Bench, "do", interrupted)
+    bench = engines.Bench(str(tiny), tmp_path, 3, False).run()
+    n = {r["row"]: r["n"] for r in report.merge(bench.rows()) if r["engine"] == "baton" and r["threads"] == 2}
+    assert n["prefill_2048"] == 4 and n["decode_d0"] == n["batch_32"] == 2
+    assert "round 2 of 3" in bench.missing[-1]
+
+
 # ---- peers ----
 
 @pytest.fixture
