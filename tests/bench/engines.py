@@ -148,7 +148,7 @@ class Bench:
     def settings(self):
         """Each engine's best setting of each row."""
         return {f"{engine} {row} {threads}": best_setting(samples)
-                for (row, threads, engine), samples in self.samples.items()}
+                for (row, threads, engine), samples in self.samples.items() if samples}
 
     def rows(self):
         """Rows of latest.json, with each row's limit."""

@@ -156,12 +156,17 @@ def test_a_tool_that_fails_ends_the_run(tiny, tmp_path):
 
 
 def test_a_run_that_is_ended_early_keeps_what_it_has(tiny, tmp_path, monkeypatch):
-    def interrupted(bench, round_i, row, engine, progress, do=engines.Bench.do):
-        if (round_i, row.name) == (1, "decode_d0"):
+    def interrupted(bench, name, *words, run_tool=engines.Bench.run_tool):
+        if name == "bench_engine" and words[-1] == at[0] and len(bench.limits["limit_read", 2]) > at[1]:
             raise KeyboardInterrupt
-        do(bench, round_i, row, engine, progress)
+        return run_tool(bench, name, *words)
     fake_tools(tmp_path)
-    monkeypatch.setattr(engines.Bench, "do", interrupted)
+    monkeypatch.setattr(engines.Bench, "run_tool", interrupted)
+    at = ("prefill_2048", 0)
+    bench = engines.Bench(str(tiny), tmp_path, 3, False).run()
+    assert {r["row"] for r in bench.rows() if r["engine"] != "machine"} == {"prefill_128", "prefill_512"}
+    assert {key.split()[1] for key in bench.settings()} == {"prefill_128", "prefill_512"}
+    at = ("decode_d0", len(limits.ROWS))
     bench = engines.Bench(str(tiny), tmp_path, 3, False).run()
     n = {r["row"]: r["n"] for r in report.merge(bench.rows()) if r["engine"] == "baton" and r["threads"] == 2}
     assert n["prefill_2048"] == 4 and n["decode_d0"] == n["batch_32"] == 2
