@@ -190,23 +190,31 @@ static void write_token_f32(float *head, uint32_t slot, uint32_t head_dim, const
     memcpy(head + (size_t)(PAGE + slot) * head_dim, v, (size_t)head_dim * 4);
 }
 
-/* One token's K or V; element d goes to to[d / 2 * pair + d % 2 * odd]. Returns its scale. */
-static float write_int8(int8_t *to, size_t pair, size_t odd, const float *x, uint32_t head_dim) {
+/* One token's K or V in a row, which the compiler turns into vectors. Returns its scale. */
+static float quantise_int8(const float *x, uint32_t head_dim, int8_t *out) {
     float s = symmetric_scale(x, head_dim, 127.0f);
-    int usable = scale_is_usable(s);
+    if (!scale_is_usable(s)) {
+        memset(out, 0, head_dim);
+        return s;
+    }
     for (uint32_t d = 0; d < head_dim; d++)
-        to[d / 2 * pair + d % 2 * odd] = (int8_t)(usable ? round_f32(x[d] / s) : 0);
+        out[d] = (int8_t)round_f32(x[d] / s);
     return s;
 }
 
 static void write_token_int8(uint8_t *head, uint32_t slot, uint32_t head_dim, const float *k,
                              const float *v) {
     size_t half = half_bytes(BT_CACHE_INT8, head_dim);
-    int8_t *keys = (int8_t *)head + slot * 2;
-    int8_t *values = (int8_t *)head + half + (size_t)(slot / 2) * head_dim * 2 + slot % 2;
+    uint8_t *keys = head + slot * 2;
+    uint8_t *values = head + half + (size_t)(slot / 2) * head_dim * 2 + slot % 2;
     struct int8_scales *scales = (struct int8_scales *)(void *)(head + 2 * half);
-    scales->k[slot] = write_int8(keys, PAGE * 2, 1, k, head_dim);
-    scales->v[slot] = write_int8(values, 4, 2, v, head_dim);
+    int8_t q[HEAD_DIM_MAX];
+    scales->k[slot] = quantise_int8(k, head_dim, q);
+    for (uint32_t d = 0; d < head_dim; d += 2, keys += PAGE * 2)
+        memcpy(keys, q + d, 2);
+    scales->v[slot] = quantise_int8(v, head_dim, q);
+    for (uint32_t d = 0; d < head_dim; d++)
+        values[2 * d] = (uint8_t)q[d];
 }
 
 void bt_pack_cache_write(const struct bt_cache_write *args) {

@@ -99,12 +99,12 @@ static inline float silu_mul_f32(float g, float u) {
 /* The scale that takes n numbers to integers of at most `top` (127 or 32767), max|x| / top. NaN and
  * infinity show in it. */
 static inline float symmetric_scale(const float *x, uint32_t n, float top) {
-    uint32_t most = 0;
+    int32_t most = 0; /* without their sign, bits of floats are ordered as they are */
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t u = to_bits(x[i]) & 0x7fffffffu;
+        int32_t u = (int32_t)(to_bits(x[i]) & 0x7fffffffu);
         most = u > most ? u : most;
     }
-    return from_bits(most) / top;
+    return from_bits((uint32_t)most) / top;
 }
 
 /* Of a scale: where not, every integer is 0. */
