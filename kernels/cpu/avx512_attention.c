@@ -155,12 +155,11 @@ ALWAYS_INLINE void dots_int8(const struct piece *p, uint32_t page, scores s, con
         _mm512_setzero_si512();
     for (uint32_t d = 0; d < p->head_dim / 2; d++, q++)
         UNROLL for (int u = 0; u < U; u++) {
-            const uint8_t *at = p->k[page + (uint32_t)u] + (size_t)d * 32;
-            __m512i k = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)at));
+            __m512i k = widen_512(p->k[page + (uint32_t)u] + (size_t)d * 32);
             if (R <= PREFETCH_ROWS && d % 2 == 0)
                 _mm_prefetch((const char *)p->v[page + (uint32_t)u] + (size_t)d * 32, _MM_HINT_T1);
             UNROLL for (int r = 0; r < R; r++) acc[u][r] =
-                _mm512_dpwssd_epi32(acc[u][r], k, _mm512_set1_epi32((int)q[r * HEAD_DIM_MAX]));
+                dot_pairs_512(acc[u][r], k, _mm512_set1_epi32((int)q[r * HEAD_DIM_MAX]));
         }
     UNROLL for (int u = 0; u < U; u++) {
         __m512 scale = _mm512_loadu_ps(int8_scales_of(p->k[page + (uint32_t)u], p->head_dim)->k);
@@ -197,15 +196,19 @@ ALWAYS_INLINE void values_int8(struct piece *p, pairs probabilities, const float
     for (uint32_t i = p->page_first; i < p->page_end; i++) {
         const uint8_t *v = p->v[i] + (size_t)at * 2;
         const uint32_t *pair = &probabilities[0][i * (PAGE / 2)];
-        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 2, pair++)
+        for (int t = 0; t < PAGE / 2; t++, v += (size_t)p->head_dim * 2, pair++) {
+            __m512i values[4];
             UNROLL for (int j = 0; j < J; j++) {
-                const uint8_t *from = v + j * 32;
-                __m512i values = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)from));
+                values[j] = widen_512(v + j * 32);
                 if (R <= PREFETCH_ROWS && j % 2 == 0)
-                    _mm_prefetch((const char *)p->ahead[i] + (from - p->v[i]), _MM_HINT_T1);
-                UNROLL for (int r = 0; r < R; r++) acc[r][j] = _mm512_dpwssd_epi32(
-                    acc[r][j], values, _mm512_set1_epi32((int)pair[r * (PIECE / 2)]));
+                    _mm_prefetch((const char *)p->ahead[i] + (v + j * 32 - p->v[i]), _MM_HINT_T1);
             }
+            UNROLL for (int r = 0; r < R; r++) {
+                __m512i both = _mm512_set1_epi32((int)pair[r * (PIECE / 2)]);
+                UNROLL for (int j = 0; j < J; j++) acc[r][j] =
+                    dot_pairs_512(acc[r][j], values[j], both);
+            }
+        }
     }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int j = 0; j < J; j++) {
         __m512 o = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][j]), _mm512_set1_ps(step[r]));
