@@ -78,9 +78,9 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
          .help = "Lines for people or JSON objects; auto: text on a terminal, else JSON."},
         {"die-with-parent", BT_OPTION_FLAG, &c->die_with_parent, "no",
          .help = "End when the process that started this one ends."},
-        {"step-ms", BT_OPTION_U32, &o->step_ms, "20", 0, 10000, .argument = "MS",
+        {"step-ms", BT_OPTION_U32, &o->step_ms, "12", 0, 10000, .argument = "MS",
          .help = "While others stream, a prompt computed here takes so many tokens a step that the "
-                 "step stays within this, 16 at least; 0: always --chunk-tokens."},
+                 "step stays within this, 8 at least; 0: always --chunk-tokens."},
         {"link-listen", BT_OPTION_STRING, &o->link_listen, "127.0.0.1:0", .argument = "HOST:PORT",
          .help = "Where prefill workers bring KV caches to; port 0 lets the system choose."},
         {"link-advertise", BT_OPTION_STRING, &o->link_advertise, .argument = "HOST:PORT",

@@ -31,12 +31,13 @@ static void add(struct bt_decode_core *core, uint64_t now_us, struct bt_decode_s
 }
 
 /* Prompt tokens that the step may have: beside sequences that decode so many that it is expected to
- * stay within step_us, by what rows took lately, and a page's in any case, so that prompts end. */
+ * stay within step_us, by what rows took lately, and a few in any case, so that prompts end. */
 static uint32_t prompt_budget(const struct bt_decode_core *core) {
+    enum { LEAST = 8 };
     uint32_t most = core->config.chunk_tokens, n_decoding = core->batch.step.n_rows;
     if (!core->config.step_us || !n_decoding)
         return most;
-    uint32_t least = most < BT_PAGE_TOKENS ? most : BT_PAGE_TOKENS;
+    uint32_t least = most < LEAST ? most : LEAST;
     if (!core->row_ns)
         return least;
     uint64_t rows = core->config.step_us * 1000ull / core->row_ns;

@@ -100,7 +100,8 @@ class Colocated(Cluster):
 
 
 class Split(Cluster):
-    """As Cluster; the decode worker starts on its own core, all others on the other one."""
+    """As Cluster; the decode worker starts on its own core, all others on the other one. Every prompt is the prefill worker's, which
+    takes short ones first."""
 
     def __init__(self, args, logs):
         super().__init__(args.build / "baton", args.model, logs, disaggregate="always",

@@ -95,20 +95,20 @@ static void test_prompts_take_what_keeps_a_step_within_its_bound(void **state) {
     assert_int_equal(world.step->n_rows, CHUNK); /* nobody streams: a whole chunk */
     assert_int_equal(step(&world, 90000), 1);
     ask(&world, 2, TOKENS);
-    /* What a row takes is not known yet, so a page; the first step was no measure. */
-    assert_int_equal(step(&world, 3000), 1 + 16);
+    /* What a row takes is not known yet, so a few; the first step was no measure. */
+    assert_int_equal(step(&world, 3000), 1 + 8);
     /* 0.25 ms a row: 40 rows in 10 ms. */
-    assert_int_equal(step(&world, 17 * 250), 40);
+    assert_int_equal(step(&world, 9 * 250), 40);
     /* 0.1 ms lately, 0.2125 ms on average. */
     assert_int_equal(step(&world, 40 * 100), 47);
     /* However fast, no more than a chunk beside the stream. */
     assert_int_equal(step(&world, 47), 62);
     assert_int_equal(step(&world, 62), 1 + CHUNK);
     assert_int_equal(step(&world, 65), 1 + CHUNK);
-    /* However slow, a page. */
-    assert_int_equal(step(&world, 5000000000), 1 + 16);
-    assert_int_equal(step(&world, 5000000000), 1 + 16);
-    for (int i = 0; i < 40 && world.step->n_seqs > 1 && world.step->seqs[1].n_rows > 1; i++)
+    /* However slow, a few. */
+    assert_int_equal(step(&world, 5000000000), 1 + 8);
+    assert_int_equal(step(&world, 5000000000), 1 + 8);
+    for (int i = 0; i < 80 && world.step->n_seqs > 1 && world.step->seqs[1].n_rows > 1; i++)
         assert_in_range(step(&world, 1000), 2, 1 + CHUNK);
     assert_int_equal(world.step->n_rows, 2); /* both stream */
     bt_decode_core_destroy(world.core);
@@ -141,7 +141,7 @@ static void test_a_short_prompt_passes_a_long_one_for_a_while(void **state) {
     world.now_us += 190 * 4000; /* one that comes so much later does not */
     ask(&world, 3, 20);
     step(&world, 1000);
-    assert_int_equal(world.step->n_rows, 1 + 16);
+    assert_int_equal(world.step->n_rows, 1 + 8);
     assert_int_equal(world.step->seqs[1].position, CHUNK + CHUNK - 20);
     bt_decode_core_destroy(world.core);
 }
