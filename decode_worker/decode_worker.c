@@ -50,7 +50,7 @@ static void act(struct worker *worker, const struct bt_decode_action *action) {
         break;
     case BT_DECODE_EXIT:
         BT_INFO("drained");
-        bt_worker_host_stop(&worker->host, 0);
+        bt_worker_host_leave(&worker->host);
         break;
     }
 }

@@ -71,7 +71,7 @@ static void act(struct worker *worker, const struct bt_prefill_action *action) {
         break;
     case BT_PREFILL_EXIT:
         BT_INFO("drained");
-        bt_worker_host_stop(&worker->host, 0);
+        bt_worker_host_leave(&worker->host);
         break;
     }
 }

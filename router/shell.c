@@ -151,7 +151,8 @@ static void on_rpc(evutil_socket_t fd, short what, void *arg) {
             bt_router_core_worker_message(core, now_us, event.slot, event.msg);
             break;
         case BT_RPC_HALF_CLOSED:
-            /* It says no more, so it will soon be judged by its silence. */
+            /* It says no more: it waits for our end, and leaves. */
+            bt_rpc_close(shell->streams, event.slot, BT_OK, "the worker ended its stream");
             continue;
         case BT_RPC_CLOSED:
             if (event.status != BT_OK)

@@ -79,7 +79,8 @@ void bt_rpc_client_stop(struct bt_rpc_client *client) {
             if (!call)
                 continue;
             pthread_mutex_lock(&call->lock);
-            bt_rpc_call_break_locked(call, BT_E_CANCELLED, "the worker stops");
+            if (!call->closing) /* else it has BT_RPC_CLOSE_MS for what it still has to say */
+                bt_rpc_call_break_locked(call, BT_E_CANCELLED, "the worker stops");
             pthread_mutex_unlock(&call->lock);
         }
         /* The thread shuts its queue down with the last call; where there is none, we do. */

@@ -25,8 +25,8 @@ struct bt_rpc_client;
 /* Loop thread, after bt_rpc_init. */
 bt_status bt_rpc_client_start(const struct bt_rpc_client_config *config, struct bt_rpc_client **out,
                               struct bt_error *err);
-/* Cancels what is open (a worker that leaves in order closes its streams and waits for CLOSED
- * first), ends the thread and frees all. NULL is accepted. */
+/* Ends the thread and frees all. What bt_rpc_close has closed goes out first, with the time that it
+ * has for that, so this may wait a second; what is open is cancelled. NULL is accepted. */
 void bt_rpc_client_stop(struct bt_rpc_client *client);
 
 /* Begins to attach to the router at address ("host:port"). OPENED follows when the router answered,

@@ -212,6 +212,12 @@ void bt_worker_host_stop(struct bt_worker_host *host, int exit_code) {
     event_base_loopbreak(host->base);
 }
 
+void bt_worker_host_leave(struct bt_worker_host *host) {
+    for (uint32_t slot = 0; slot < BT_MAX_ROUTERS; slot++)
+        bt_rpc_close(host->streams, slot, BT_OK, "drained");
+    bt_worker_host_stop(host, 0);
+}
+
 /* ---- sending ---- */
 
 /* Tokens wait on the way, and all that is said after them: nothing overtakes. */

@@ -68,6 +68,9 @@ void bt_worker_host_fini(struct bt_worker_host *host);
 /* Runs the loop until bt_worker_host_stop. Returns the process's exit code. */
 int bt_worker_host_run(struct bt_worker_host *host);
 void bt_worker_host_stop(struct bt_worker_host *host, int exit_code);
+/* Ends the streams in order and stops with 0: what was said to routers reaches them, unless one
+ * takes longer than a second (bt_rpc_client_stop). */
+void bt_worker_host_leave(struct bt_worker_host *host);
 
 /* Fills what a worker says at Join; role and link address are the caller's. */
 bt_status bt_worker_join(const struct bt_worker_host *host, struct bt_msg_join *join,

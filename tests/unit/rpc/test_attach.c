@@ -5,6 +5,7 @@
 #include <grpc/grpc.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/time.h>
+#include <pthread.h>
 #include <unistd.h>
 
 static void test_opens_and_speaks_in_order(void **state) {
@@ -51,22 +52,27 @@ static void test_what_may_not_be_said_is_refused(void **state) {
     close_ends(ends);
 }
 
+enum { ROWS = 100000, ROWS_AT_ONCE = 250 };
+
+static void say_rows(struct ends *ends, uint32_t at) {
+    struct bt_token rows[ROWS_AT_ONCE];
+    for (uint32_t i = 0; i < ROWS_AT_ONCE; i++)
+        rows[i] = (struct bt_token){.key = {1 + i, 1}, .index = at + i, .token = 7};
+    struct bt_msg msg = {.type = BT_MSG_TOKENS, .tokens = {rows, ROWS_AT_ONCE}};
+    assert_int_equal(bt_rpc_send(ends->end[WORKER].streams, 0, &msg, NULL), BT_OK);
+}
+
 static void test_100k_token_rows(void **state) {
     (void)state;
-    enum { ROWS = 100000, STEP = 250 };
     struct ends *ends = open_ends(0);
-    struct bt_token rows[STEP];
-    for (uint32_t at = 0; at < ROWS; at += STEP) {
-        for (uint32_t i = 0; i < STEP; i++)
-            rows[i] = (struct bt_token){.key = {1 + i, 1}, .index = at + i, .token = 7};
-        struct bt_msg msg = {.type = BT_MSG_TOKENS, .tokens = {rows, STEP}};
-        assert_int_equal(bt_rpc_send(ends->end[WORKER].streams, 0, &msg, NULL), BT_OK);
+    for (uint32_t at = 0; at < ROWS; at += ROWS_AT_ONCE) {
+        say_rows(ends, at);
         if (at % 8000 == 0)
             turn(ends);
     }
     TURN_UNTIL(ends, ends->end[ROUTER].n_rows == ROWS);
     /* Successive rows became few messages. */
-    assert_true(ends->end[ROUTER].n_messages < ROWS / STEP / 4);
+    assert_true(ends->end[ROUTER].n_messages < ROWS / ROWS_AT_ONCE / 4);
     close_ends(ends);
 }
 
@@ -135,6 +141,34 @@ static void test_worker_closes_in_order(void **state) {
     close_ends(ends);
 }
 
+static void *stop_at_once(void *client) {
+    bt_rpc_client_stop(client);
+    return NULL;
+}
+
+/* A worker that leaves says what it has to say, though it is more than the stream takes at once. */
+static void test_stop_waits_for_what_was_closed(void **state) {
+    (void)state;
+    struct ends *ends = open_ends(0);
+    struct end *router = &ends->end[ROUTER];
+    for (uint32_t at = 0; at < ROWS; at += ROWS_AT_ONCE)
+        say_rows(ends, at);
+    assert_int_equal(send_status(ends, 9), BT_OK);
+    bt_rpc_close(ends->end[WORKER].streams, 0, BT_OK, "drained");
+    ends->end[WORKER].streams = NULL;
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, stop_at_once, ends->client), 0);
+    ends->client = NULL;
+    TURN_UNTIL(ends, heard_type(router, BT_RPC_HALF_CLOSED) || find_closed(router));
+    assert_null(find_closed(router));
+    assert_int_equal(router->n_rows, ROWS);
+    bt_rpc_close(router->streams, 0, BT_OK, NULL);
+    TURN_UNTIL(ends, find_closed(router));
+    assert_int_equal(find_closed(router)->status, BT_OK);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    close_ends(ends);
+}
+
 static void test_router_closes_with_a_reason(void **state) {
     (void)state;
     struct ends *ends = open_ends(0);
@@ -181,6 +215,7 @@ int main(void) {
         cmocka_unit_test(test_100k_token_rows),
         cmocka_unit_test(test_an_item_of_four_mib_travels_in_pieces),
         cmocka_unit_test(test_worker_closes_in_order),
+        cmocka_unit_test(test_stop_waits_for_what_was_closed),
         cmocka_unit_test(test_router_closes_with_a_reason),
         cmocka_unit_test(test_dial_to_nobody_says_why),
     };
