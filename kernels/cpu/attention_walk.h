@@ -216,11 +216,11 @@ static inline void walk_attention(const struct bt_attention *args, const struct 
     w.path = path;
     for (w.first = 0; w.first < n; w.first += tile) {
         w.n = n - w.first < tile ? n - w.first : tile;
+        memset(w.sum, 0, w.n * sizeof *w.sum);
         if (args->partials) {
             walk_tile(&w, args->piece_first, args->piece_end);
             continue;
         }
-        memset(w.sum, 0, w.n * sizeof *w.sum);
         walk_tile(&w, walk_low(args, w.first) / PIECE,
                   (walk_high(args, w.first + w.n - 1) - 1) / PIECE + 1);
         for (uint32_t row = 0; row < w.n; row++)

@@ -8,7 +8,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-static _Atomic uint64_t n_allocations, failing_allocation; /* the latter 0: none fails */
+static struct {
+    _Atomic uint64_t n;       /* so far */
+    _Atomic uint64_t failing; /* the one that fails, counted from 1; 0: none */
+} allocations;
 
 /* A sanitizer has its own allocator, which cannot be stood before. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -29,7 +32,7 @@ void *__libc_realloc(void *memory, size_t bytes);
 void *__libc_memalign(size_t alignment, size_t bytes);
 
 static bool fails(void) {
-    return ++n_allocations == failing_allocation;
+    return ++allocations.n == allocations.failing;
 }
 
 void *malloc(size_t bytes) {

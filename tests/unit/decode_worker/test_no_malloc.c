@@ -170,10 +170,10 @@ static void run(struct world *world, uint32_t first, uint32_t n) {
         ask(world, i);
     while (fewest(world, first, n) < WARM)
         turn(world);
-    uint64_t before = n_allocations;
+    uint64_t before = allocations.n;
     while (fewest(world, first, n) < COUNTED)
         turn(world);
-    assert_int_equal(n_allocations - before, 0);
+    assert_int_equal(allocations.n - before, 0);
     while (fewest(world, first, n) < TOKENS)
         turn(world);
     assert_int_equal(world->n_tokens[1 + first], TOKENS);
@@ -208,12 +208,12 @@ static void test_one_sequence(void **state) {
 /* What is counted above is counted at all. */
 static void test_an_allocation_is_seen(void **state) {
     (void)state;
-    uint64_t before = n_allocations;
+    uint64_t before = allocations.n;
     void *volatile memory = malloc(100);
     free(memory);
     memory = aligned_alloc(64, 128);
     free(memory);
-    assert_int_equal(n_allocations - before, COUNTS_ALLOCATIONS ? 2 : 0);
+    assert_int_equal(allocations.n - before, COUNTS_ALLOCATIONS ? 2 : 0);
 }
 
 int main(void) {

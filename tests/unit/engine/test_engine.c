@@ -171,7 +171,7 @@ static void test_a_step_takes_no_memory(void **state) {
     }
     struct bt_engine_params params = standard();
     struct bt_engine *engine = open_engine(&params);
-    uint64_t before = n_allocations;
+    uint64_t before = allocations.n;
     assert_true(before > 0);
     for (uint32_t n = 1; n <= N_ROWS; n++) {
         struct example e;
@@ -192,7 +192,7 @@ static void test_a_step_takes_no_memory(void **state) {
         for (uint32_t i = 0; i + 1 < n; i++)
             assert_true(scores[i].n_top == BT_TOP_LOGPROBS && scores[i].logprob < 0);
     }
-    assert_int_equal(n_allocations - before, 0);
+    assert_int_equal(allocations.n - before, 0);
     bt_engine_destroy(engine);
 }
 
@@ -208,10 +208,10 @@ static void test_create_survives_each_failed_allocation(void **state) {
     for (uint64_t n = 1;; n++) {
         struct bt_engine *engine = NULL;
         struct bt_error err = {0};
-        failing_allocation = n_allocations + n;
+        allocations.failing = allocations.n + n;
         bt_status status = bt_engine_create(&params, &engine, &err);
-        bool reached = n_allocations >= failing_allocation;
-        failing_allocation = 0;
+        bool reached = allocations.n >= allocations.failing;
+        allocations.failing = 0;
         bt_engine_destroy(engine);
         if (!reached)
             break;
