@@ -6,7 +6,9 @@
  * client checks the host's name.
  *
  * bt_tls_reload reads the files again: streams made later use what they say then, older ones go on;
- * files that are refused change nothing. A bt_tls may be used by any thread, a stream by one. */
+ * files that are refused change nothing. A bt_tls may be used by any thread, a stream by one.
+ *
+ * OpenSSL writes as write(2) does: a process that has streams ignores SIGPIPE. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

@@ -3,7 +3,8 @@
     bench_busy.py [--build DIR] [--model FILE] [--rounds N] [--row ROW ...]
 
 Runs bench_engine with two threads on two cores: alone, then beside a process that never sleeps, of the same priority and pinned to the
-second and to the first of these cores, in turn. Prints a row for each: the speed beside it as a share of the speed alone.
+second and to the first of these cores, in turn. Threads are free to move, as a worker's are by default, and once more each pinned to its
+core. Prints a row for each: the speed beside it as a share of the speed alone.
 """
 import argparse
 import json
@@ -18,14 +19,14 @@ ROWS = ["prefill_512", "decode_d0", "batch_16"]
 SECONDS_MAX = 300  # of a run and of the busy process
 
 
-def measure(args, cores, busy_core):
+def measure(args, cores, threads, busy_core):
     """Samples of each row, in tokens/s, beside a process that keeps busy_core busy (None: alone)."""
     busy = None
     if busy_core is not None:
         program = f"import time\nend = time.monotonic() + {SECONDS_MAX}\nwhile time.monotonic() < end: pass"
         busy = subprocess.Popen([sys.executable, "-c", program], preexec_fn=lambda: os.sched_setaffinity(0, {busy_core}))
     try:
-        done = subprocess.run([args.engine, args.model, "2", str(args.repetitions), "fast", *args.row], check=True, text=True, timeout=SECONDS_MAX,
+        done = subprocess.run([args.engine, args.model, threads, str(args.repetitions), "fast", *args.row], check=True, text=True, timeout=SECONDS_MAX,
                               stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, cores))
     finally:
         if busy:
@@ -39,7 +40,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="the build to measure")
     parser.add_argument("--model", help="GGUF file; the default model otherwise")
-    parser.add_argument("--rounds", type=int, default=3, help="alone, busy, busy: so many times")
+    parser.add_argument("--rounds", type=int, default=3, help="so many times")
     parser.add_argument("--repetitions", type=int, default=3, help="samples of a row in each run")
     parser.add_argument("--row", action="append", help=f"rows of bench_engine (default: {' '.join(ROWS)})")
     args = parser.parse_args()
@@ -50,18 +51,18 @@ def main():
     if len(cores) < 2:
         sys.exit("bench_busy.py: it takes two cores, this process may use one")
     places = [None, cores[1], cores[0]]
-    samples = {place: {row: [] for row in args.row} for place in places}
+    samples = {}
     for _ in range(args.rounds):
-        for place in places:
-            for row, found in measure(args, cores, place).items():
-                samples[place][row] += found
-    for row in args.row:
-        alone = statistics.median(samples[None][row])
-        for place in places[1:]:
-            busy = statistics.median(samples[place][row])
-            print(json.dumps({"row": f"busy_core_share_{row}_{'second' if place == cores[1] else 'first'}", "engine": "baton", "threads": 2,
-                              "median": round(busy / alone, 3), "min": round(min(samples[place][row]) / alone, 3),
-                              "max": round(max(samples[place][row]) / alone, 3), "unit": "share", "n": len(samples[place][row]), "limit": None}), flush=True)
+        for threads in ("2,unpinned", "2"):
+            for place in places:
+                for row, found in measure(args, cores, threads, place).items():
+                    samples.setdefault((threads, place, row), []).extend(found)
+    for (threads, place, row), found in samples.items():
+        if place is None:
+            continue
+        alone = statistics.median(samples[threads, None, row])
+        name = f"busy_core_share_{row}_{'second' if place == cores[1] else 'first'}{'' if 'unpinned' in threads else '_pinned'}"
+        print(json.dumps({"row": name, "engine": "baton", "threads": 2, "unit": "share", "samples": [busy / alone for busy in found]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,7 @@ static bool is_wanted(const char *name, char **words, int n) {
 
 static int usage(void) {
     fprintf(stderr, "usage: bench_engine MODEL THREADS REPETITIONS PROFILE [ROW...]\n"
+                    "THREADS: 2 pins each to a CPU, 2,unpinned does not, as workers do by default. "
                     "PROFILE: fast, bf16 or exact, and after a + the KV cache's type: fast+int8. "
                     "Rows (all by default):");
     for (int i = 0; i < N_ROWS; i++)
@@ -187,15 +188,17 @@ static enum bt_profile find_profile(const char *name, enum bt_kv_type *kv_type) 
 int main(int argc, char **argv) {
     uint32_t n_threads = argc >= 5 ? (uint32_t)atoi(argv[2]) : 0;
     uint32_t n = argc >= 5 ? (uint32_t)atoi(argv[3]) : 0;
+    bool pin = argc >= 5 && !strchr(argv[2], ',');
     enum bt_kv_type kv_type = BT_KV_BY_PROFILE;
     enum bt_profile profile = argc >= 5 ? find_profile(argv[4], &kv_type) : (enum bt_profile)0;
-    if (!n_threads || !n || n > REPETITIONS_MAX || !profile)
+    if (!n_threads || !n || n > REPETITIONS_MAX || !profile ||
+        (!pin && strcmp(strchr(argv[2], ','), ",unpinned") != 0))
         return usage();
     static struct bench b;
     struct bt_error err = {0};
     const struct bt_engine_params params = {.model_path = argv[1],
                                             .n_threads = n_threads,
-                                            .pin = true,
+                                            .pin = pin,
                                             .profile = profile,
                                             .kv_type = kv_type,
                                             .n_pages = 2 * N_PAGES,
