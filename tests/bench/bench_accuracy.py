@@ -7,8 +7,8 @@ The reference is Baton's profile exact, whose logits are within 1.1e-4 of an ind
 mean KL of the next token's distribution; argmax_wrong: positions with another argmax where the reference leads by more than 0.5;
 argmax_lost: the largest lead that was lost; lead_long_605: what the reference's argmax leads by at the one position where profile
 fast loses more than 0.5 (reference 0.544). Engines: baton (profile fast, as by default), baton-int8kv (with the int8 cache),
-baton-bf16, and, where PYTHON has them, llama.cpp and OpenVINO in the arithmetic of their defaults (OpenVINO is as far from fp32 when it
-computes in f32: it is its conversion of Q4_1 weights that strays). Nothing here depends on time, so one round is all.
+baton-bf16, and, where PYTHON has them, llama.cpp and OpenVINO in the arithmetic of their defaults (OpenVINO was as far from
+fp32 when told to compute in f32, so what strays is likely its conversion of Q4_1 weights; that was not looked into). Nothing here depends on time, so one round is all.
 """
 import argparse
 import json
