@@ -51,19 +51,31 @@ def check_whole(record):
     assert abs(total - record["total_us"] / 1000) < 0.001
 
 
-def ask(cluster, n):
-    records = [record_of(cluster, i) for i in range(n)]
+def ask(cluster, first, n):
+    records = [record_of(cluster, i) for i in range(first, first + n)]
     for record in records:
         check_whole(record)
         assert record["placement"] == "split" and record["attempts"] == 1, record
     return records
 
 
+def is_disturbed(record, span):
+    """The machine itself held up another stage, which may then be named as well."""
+    stages = {name: ms for name, ms in record["stages"].items() if name not in ("total_ms", f"{span}_ms")}
+    return max(stages.values()) > DELAY_MS / 4
+
+
 def check_failpoint(baton, tiny, logs, name, n):
+    """n requests that nothing else held up all name the stage; the others are asked anew, and up to 2 n of them are borne with."""
     phase, stage, span = STAGES[name]
     with Cluster(baton, tiny, logs, router_args=TARGETS[phase], worker_args=ARGS,
                  env={"BATON_FAILPOINT": f"{name}={DELAY_MS}ms"}) as cluster:
-        records = ask(cluster, n)
+        records, n_asked = [], 0
+        while len(records) < n:
+            assert n_asked < 3 * n, f"{n_asked - len(records)} of {n_asked} requests were held up in other stages than {stage}"
+            more = ask(cluster, n_asked, n - len(records))
+            n_asked += len(more)
+            records += [r for r in more if not is_disturbed(r, span)]
         wrong = [(r["verdict"], r["stages"], r["ttft_us"], r["itl_mean_us"]) for r in records
                  if (r["verdict"]["phase"], r["verdict"]["stage"]) != (phase, stage)]
         assert not wrong, wrong[:3]
@@ -71,7 +83,7 @@ def check_failpoint(baton, tiny, logs, name, n):
             assert record["stages"][f"{span}_ms"] > DELAY_MS * 0.8, record
             assert record["verdict"]["advice"]
         slow = f'baton_requests_slow_total{{phase="{phase}",stage="{stage}"}}'
-        Cluster.wait_for(lambda: cluster.metrics()[slow] == n, "all are counted", timeout_s=10)
+        Cluster.wait_for(lambda: cluster.metrics()[slow] >= n, "all are counted", timeout_s=10)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -88,7 +100,7 @@ def test_delay_is_named_each_time(baton, tiny, logs, name):
 @pytest.mark.parametrize("targets", ["given", "learnt"])
 def test_undisturbed_is_ok(baton, tiny, logs, targets):
     with Cluster(baton, tiny, logs, router_args=TARGETS[targets], worker_args=ARGS) as cluster:
-        records = ask(cluster, 100)
+        records = ask(cluster, 0, 100)
         slow = [(r["verdict"], r["stages"]) for r in records if r["verdict"]["phase"] != "none"]
         assert len(slow) <= 2, (len(slow), slow[:3])
 
