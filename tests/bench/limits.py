@@ -3,6 +3,7 @@
 README.md beside this file derives the formulas.
 """
 import collections
+import statistics
 import struct
 
 # What bench_engine.c and the peers' programs time.
@@ -136,9 +137,10 @@ def limit(row, model, machine, arithmetic="int8", kv=None):
 
 
 def machine_from(samples, threads):
-    """The best sample of a run: a limit is what the machine can do, not what it did while others were at it."""
-    best = {}
+    """The median of a run, as for the rows: they were timed on this machine as it was then. (Read bandwidth has been seen at twice its
+    median for a moment, while the host's other guests were still.)"""
+    peaks = {}
     for name in ("read", "int8", "bf16"):
         values = samples.get((f"limit_{name}", threads))
-        best[name] = 1e9 * max(values) if values else None
-    return Machine(**best)
+        peaks[name] = 1e9 * statistics.median(values) if values else None
+    return Machine(**peaks)

@@ -93,12 +93,12 @@ def comparison(rows):
 def details(rows):
     """Lines: every row with all its figures."""
     base = {(row["row"], row["threads"]): row for row in rows if row["engine"] == "baton"}
-    lines = [f"{'row':<28}{'engine':<18}{'threads':>8}{'median':>12}{'min':>12}{'max':>12}  {'unit':<12}{'n':>4}{'limit':>10}{'share':>7}"
+    lines = [f"{'row':<44}{'engine':<18}{'threads':>8}{'median':>12}{'min':>12}{'max':>12}  {'unit':<12}{'n':>4}{'limit':>10}{'share':>7}"
              "  baton/this"]
     for row in rows:
         ours = base.get((row["row"], row["threads"]))
         ratio = ours["median"] / row["median"] if ours and row["median"] and row["engine"] != "baton" else None
-        lines.append(f"{row['row']:<28}{row['engine']:<18}{row['threads']:>8}{figure(row['median']):>12}{figure(row['min']):>12}{figure(row['max']):>12}"
+        lines.append(f"{row['row']:<44}{row['engine']:<18}{row['threads']:>8}{figure(row['median']):>12}{figure(row['min']):>12}{figure(row['max']):>12}"
                      f"  {row['unit']:<12}{row['n']:>4}{number(row['limit']):>10}{share(row):>7}" + (f"  {ratio:.2f}" if ratio else ""))
     return lines
 
