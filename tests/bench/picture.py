@@ -91,10 +91,10 @@ def _group(key, engines, top):
 
 
 def _limits(rows):
-    """The machine's own peaks, with the most threads that were measured."""
+    """The medians of the machine's own peaks, with the most threads that were measured."""
     words = {"limit_read": ("memory read", "GB/s"), "limit_int8": ("int8", "GOP/s"), "limit_bf16": ("bf16", "GFLOP/s")}
     most = max((row["threads"] for row in rows if row["row"] in words), default=0)
-    return ", ".join(f"{words[row['row']][0]} {row['max']:,.0f} {words[row['row']][1]}" for row in sorted(rows, key=lambda r: r["row"], reverse=True)
+    return ", ".join(f"{words[row['row']][0]} {row['median']:,.0f} {words[row['row']][1]}" for row in sorted(rows, key=lambda r: r["row"], reverse=True)
                      if row["row"] in words and row["threads"] == most)
 
 
