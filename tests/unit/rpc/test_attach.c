@@ -8,6 +8,8 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include "common/rpc/rpc_call.h"
+
 static void test_opens_and_speaks_in_order(void **state) {
     (void)state;
     struct ends *ends = open_ends(0);
@@ -157,9 +159,16 @@ static void test_stop_waits_for_what_was_closed(void **state) {
     bt_rpc_close(ends->end[WORKER].streams, 0, BT_OK, "drained");
     ends->end[WORKER].streams = NULL;
     pthread_t thread;
+    uint64_t started_ms = now_ms();
     assert_int_equal(pthread_create(&thread, NULL, stop_at_once, ends->client), 0);
     ends->client = NULL;
     TURN_UNTIL(ends, heard_type(router, BT_RPC_HALF_CLOSED) || find_closed(router));
+    if (find_closed(router) && now_ms() - started_ms >= BT_RPC_CLOSE_MS) {
+        /* It took longer than a stop waits, which is as promised; nothing else can be seen. */
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        close_ends(ends);
+        skip();
+    }
     assert_null(find_closed(router));
     assert_int_equal(router->n_rows, ROWS);
     bt_rpc_close(router->streams, 0, BT_OK, NULL);
