@@ -60,8 +60,7 @@ static void carve_buffers(struct bt_forward *f, struct carver *c) {
      * work in whole groups. */
     uint32_t n = f->p.max_rows > f->p.max_seqs ? f->p.max_rows : f->p.max_seqs;
     n = (n + BT_KERNELS_ROWS - 1) / BT_KERNELS_ROWS * BT_KERNELS_ROWS;
-    size_t rows = n, q_dim = (size_t)s->n_heads * s->head_dim;
-    size_t qkv_dim = q_dim + 2 * (size_t)s->n_kv_heads * s->head_dim;
+    size_t rows = n, q_dim = bt_forward_q_dim(f), qkv_dim = bt_forward_qkv_dim(f);
     uint32_t dim_forms = form_of(f, &w->output), attn_forms = 0, ffn_forms = 0;
     for (uint32_t l = 0; l < s->n_layers; l++) {
         const struct bt_layer_weights *layer = &w->layers[l];
@@ -218,9 +217,9 @@ void bt_forward_run_tasks(struct bt_forward *f, enum bt_forward_op op, uint32_t 
         run_tasks(f, n_tasks, fn);
         return;
     }
-    uint64_t busy = all_busy_ns(profile), start = bt_forward_now_ns();
+    uint64_t busy = all_busy_ns(profile), start = bt_clock_ns();
     run_tasks(f, n_tasks, fn);
-    uint64_t all = f->n_threads * (bt_forward_now_ns() - start);
+    uint64_t all = f->n_threads * (bt_clock_ns() - start);
     busy = all_busy_ns(profile) - busy;
     profile->waiting_ns[op] += all > busy ? all - busy : 0;
     profile->n_runs += n_tasks > 1;
@@ -345,7 +344,7 @@ static void let_go_of_embeddings(struct bt_forward *f) {
 
 void bt_forward_run(struct bt_forward *f, const struct bt_step *step,
                     bt_forward_layer_done *layer_done, void *arg) {
-    uint64_t start = f->profile ? bt_forward_now_ns() : 0;
+    uint64_t start = f->profile ? bt_clock_ns() : 0;
     begin(f, step);
     bt_forward_layers(f, layer_done, arg);
     let_go_of_embeddings(f);
@@ -356,7 +355,7 @@ void bt_forward_run(struct bt_forward *f, const struct bt_step *step,
     score_all(f);
     if (f->profile) {
         f->profile->n_steps++;
-        f->profile->wall_ns += bt_forward_now_ns() - start;
+        f->profile->wall_ns += bt_clock_ns() - start;
     }
 }
 

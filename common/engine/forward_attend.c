@@ -59,8 +59,7 @@ uint32_t bt_forward_attend_jobs_max(const struct bt_forward *f, uint32_t n_rows)
 /* Rows [first, end) of a query; the caller adds whose pages, and what to do with them. */
 static struct bt_attention attention_args(const struct bt_forward *f, const struct bt_query *query,
                                           uint32_t first, uint32_t end, uint32_t kv_head) {
-    size_t q_dim = (size_t)f->shape.n_heads * f->shape.head_dim;
-    size_t q_stride = q_dim + 2 * (size_t)f->shape.n_kv_heads * f->shape.head_dim;
+    size_t q_dim = bt_forward_q_dim(f), q_stride = bt_forward_qkv_dim(f);
     return (struct bt_attention){
         .cache = f->cache,
         .kv_head = kv_head,

@@ -42,18 +42,6 @@ static const struct bt_layer_weights *layer_weights(const struct bt_forward *f) 
     return &f->p.weights->layers[f->layer];
 }
 
-static uint32_t q_dim(const struct bt_forward *f) {
-    return f->shape.n_heads * f->shape.head_dim;
-}
-
-static uint32_t kv_dim(const struct bt_forward *f) {
-    return f->shape.n_kv_heads * f->shape.head_dim;
-}
-
-static uint32_t qkv_stride(const struct bt_forward *f) {
-    return q_dim(f) + 2 * kv_dim(f);
-}
-
 /* ---- Products ---- */
 
 /* Makes the rows ready for every matrix that will read them; mixed files need two forms. */
@@ -141,9 +129,10 @@ enum { N_QKV = 3, N_GATE_UP = 2 };
 
 static void qkv_products(const struct bt_forward *f, struct product out[N_QKV]) {
     const struct bt_layer_weights *w = layer_weights(f);
-    out[0] = (struct product){&w->wq, f->qkv, qkv_stride(f)};
-    out[1] = (struct product){&w->wk, f->qkv + q_dim(f), qkv_stride(f)};
-    out[2] = (struct product){&w->wv, f->qkv + q_dim(f) + kv_dim(f), qkv_stride(f)};
+    out[0] = (struct product){&w->wq, f->qkv, bt_forward_qkv_dim(f)};
+    out[1] = (struct product){&w->wk, f->qkv + bt_forward_q_dim(f), bt_forward_qkv_dim(f)};
+    out[2] = (struct product){&w->wv, f->qkv + bt_forward_q_dim(f) + bt_forward_kv_dim(f),
+                              bt_forward_qkv_dim(f)};
 }
 
 static struct product out_product(const struct bt_forward *f) {
@@ -200,7 +189,7 @@ static void project_qkv(const struct bt_forward *f, const struct span *s) {
 static void write_page(const struct bt_forward *f, const struct bt_page_job *job) {
     const struct bt_model_shape *shape = &f->shape;
     const struct bt_step_seq *seq = &f->step->seqs[job->seq];
-    size_t stride = qkv_stride(f), half = shape->n_rot / 2;
+    size_t stride = bt_forward_qkv_dim(f), half = shape->n_rot / 2;
     float *q = f->qkv + job->first_row * stride;
     for (uint32_t i = 0; i < job->n_rows; i++) {
         size_t position = (size_t)job->page * BT_PAGE_TOKENS + job->slot + i;
@@ -215,8 +204,8 @@ static void write_page(const struct bt_forward *f, const struct bt_page_job *job
         .n_tokens = job->n_rows,
         .n_kv_heads = shape->n_kv_heads,
         .head_dim = shape->head_dim,
-        .k = q + q_dim(f),
-        .v = q + q_dim(f) + kv_dim(f),
+        .k = q + bt_forward_q_dim(f),
+        .v = q + bt_forward_q_dim(f) + bt_forward_kv_dim(f),
         .stride = stride,
     });
     uint32_t end = job->slot + job->n_rows;
@@ -245,7 +234,7 @@ static void sum_other_pages(const struct bt_forward *f) {
 
 static void prepare_attended(const struct bt_forward *f, const struct span *s) {
     struct product product = out_product(f);
-    prepare(f, &f->in_attn, &product, 1, f->attended, q_dim(f), s);
+    prepare(f, &f->in_attn, &product, 1, f->attended, bt_forward_q_dim(f), s);
 }
 
 /* Where tasks have shared the keys of a row, their results become one. */

@@ -1,11 +1,11 @@
 /* What the forward pass keeps between its parts: buffers, and the step cut into jobs. Private to
- * forward.c, forward_layers.c and forward_profile.c. */
+ * the files forward*.c. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <time.h>
 
+#include "common/base/clock.h"
 #include "common/device/device.h"
 #include "common/engine/forward.h"
 #include "common/engine/forward_profile.h"
@@ -97,6 +97,19 @@ struct bt_forward {
     uint32_t n_parts;    /* into which the columns of a phase are cut */
 };
 
+/* Floats of a row's queries, of its keys (or values), and of q, k and v together. */
+static inline uint32_t bt_forward_q_dim(const struct bt_forward *fwd) {
+    return fwd->shape.n_heads * fwd->shape.head_dim;
+}
+
+static inline uint32_t bt_forward_kv_dim(const struct bt_forward *fwd) {
+    return fwd->shape.n_kv_heads * fwd->shape.head_dim;
+}
+
+static inline uint32_t bt_forward_qkv_dim(const struct bt_forward *fwd) {
+    return bt_forward_q_dim(fwd) + 2 * bt_forward_kv_dim(fwd);
+}
+
 /* All layers; x holds the last residual after it. */
 void bt_forward_layers(struct bt_forward *fwd, bt_forward_layer_done *layer_done, void *arg);
 /* The head for the rows in logit_rows. */
@@ -115,12 +128,6 @@ void bt_forward_count_cache(const struct bt_forward *fwd); /* q, k, v and the ca
 void bt_forward_count_rest(const struct bt_forward *fwd);  /* of the layer */
 void bt_forward_count_head(const struct bt_forward *fwd);
 
-static inline uint64_t bt_forward_now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 /* Times the ops that a task goes through, one after the other; nothing without a profile. */
 struct bt_laps {
     struct bt_op_times *times;
@@ -130,14 +137,14 @@ struct bt_laps {
 static inline struct bt_laps bt_laps_begin(const struct bt_forward *fwd, uint32_t thread) {
     if (!fwd->profile)
         return (struct bt_laps){0};
-    return (struct bt_laps){&fwd->profile->threads[thread], bt_forward_now_ns()};
+    return (struct bt_laps){&fwd->profile->threads[thread], bt_clock_ns()};
 }
 
 /* What was done since the last lap was `op`. */
 static inline void bt_lap(struct bt_laps *laps, enum bt_forward_op op) {
     if (!laps->times)
         return;
-    uint64_t now = bt_forward_now_ns();
+    uint64_t now = bt_clock_ns();
     laps->times->busy_ns[op] += now - laps->at;
     laps->times->total_ns += now - laps->at;
     laps->at = now;

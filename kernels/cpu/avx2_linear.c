@@ -24,9 +24,7 @@ struct tile_job {
 
 /* The int8 rule for 8 outputs (half 0 or 1 of the tile) of R rows. */
 ALWAYS_INLINE void half_int8(struct tile_job *job, enum bt_pack pack, const int half, const int R) {
-    const size_t bytes = pack == BT_PACK_Q4_1   ? Q4_1_BLOCK
-                         : pack == BT_PACK_Q4_0 ? Q4_0_BLOCK
-                                                : Q8_0_BLOCK;
+    const size_t bytes = block_bytes(pack);
     const size_t quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
     const struct int8_group *x = (const struct int8_group *)(const void *)job->x;
     const uint8_t *w = job->weights;

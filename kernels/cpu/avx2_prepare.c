@@ -1,10 +1,10 @@
 /* Quantises rows of activations in AVX2, for all paths that have no wider registers. */
 #include <immintrin.h>
-#include <string.h>
 
 #include "kernels/cpu/avx2.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
+#include "kernels/cpu/scalar.h"
 
 /* The highest magnitude of a group, compared as integers so that NaN counts as the highest. */
 static uint32_t top_bits_of(const __m256 v[4]) {
@@ -23,13 +23,8 @@ static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct
         __m256 v[4];
         for (int i = 0; i < 4; i++)
             v[i] = _mm256_loadu_ps(x + i * 8);
-        uint32_t top_bits = top_bits_of(v), s_bits;
-        float s;
-        memcpy(&s, &top_bits, 4);
-        s = s / 127.0f;
-        memcpy(&s_bits, &s, 4);
-        int usable = s_bits != 0 && s_bits < 0x7f800000u;
-        __m256i sum = _mm256_setzero_si256(), keep = _mm256_set1_epi32(usable ? -1 : 0);
+        float s = from_bits(top_bits_of(v)) / 127.0f;
+        __m256i sum = _mm256_setzero_si256(), keep = _mm256_set1_epi32(scale_is_usable(s) ? -1 : 0);
         for (int i = 0; i < 4; i++) {
             __m256i q = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(s)));
             q = _mm256_and_si256(q, keep);

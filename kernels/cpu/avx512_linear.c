@@ -7,6 +7,7 @@
 #include "kernels/cpu/compiler.h"
 #include "kernels/cpu/layout.h"
 #include "kernels/cpu/portable.h"
+#include "kernels/cpu/scalar.h"
 
 enum {
     ROWS_MAX = 24,      /* of one call: as many sums stay in registers */
@@ -21,7 +22,7 @@ enum {
     PREFETCH_BYTES = 4096
 };
 
-/* One tile: 16 outputs of up to 12 rows. */
+/* One tile: 16 outputs of up to ROWS_MAX rows. */
 struct tile_job {
     const uint8_t *weights;
     const uint8_t *x; /* first block of 4 rows */
@@ -104,9 +105,7 @@ ALWAYS_INLINE void group_int8(const uint8_t *x, size_t row_block, enum bt_pack p
 /* The int8 rule for R rows; x of row r is block r / 4, lane r % 4. The group's weights are unpacked
  * once and stay in registers while the rows pass. */
 ALWAYS_INLINE void tile_int8(const struct tile_job *job, enum bt_pack pack, const int R) {
-    const size_t bytes = pack == BT_PACK_Q4_1   ? Q4_1_BLOCK
-                         : pack == BT_PACK_Q4_0 ? Q4_0_BLOCK
-                                                : Q8_0_BLOCK;
+    const size_t bytes = block_bytes(pack);
     const size_t n_quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
     /* Even shares of the rows; sums, dots and 8 registers of weights are 31 at most. */
     const int n_shares = R <= DOTS_MAX ? 1 : R <= 12 ? 2 : R <= 14 ? 3 : 4;
@@ -292,12 +291,8 @@ static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct
         __m512 first = _mm512_loadu_ps(x), second = _mm512_loadu_ps(x + 16);
         __m512i top = _mm512_max_epu32(_mm512_and_si512(_mm512_castps_si512(first), magnitude),
                                        _mm512_and_si512(_mm512_castps_si512(second), magnitude));
-        uint32_t top_bits = _mm512_reduce_max_epu32(top), s_bits;
-        float s;
-        memcpy(&s, &top_bits, 4);
-        s = s / 127.0f;
-        memcpy(&s_bits, &s, 4);
-        __mmask16 usable = (__mmask16)(s_bits != 0 && s_bits < 0x7f800000u ? 0xffff : 0);
+        float s = from_bits(_mm512_reduce_max_epu32(top)) / 127.0f;
+        __mmask16 usable = scale_is_usable(s) ? 0xffff : 0;
         __m512 by = _mm512_set1_ps(s);
         __m512i a = _mm512_maskz_cvtps_epi32(usable, _mm512_div_ps(first, by));
         __m512i b = _mm512_maskz_cvtps_epi32(usable, _mm512_div_ps(second, by));
