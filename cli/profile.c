@@ -6,9 +6,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cli/bars.h"
+#include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/base/limits.h"
 #include "common/device/device.h"
@@ -219,12 +219,6 @@ static void read_piece(void *arg, uint32_t task, uint32_t thread) {
         reading->sums[thread] += sums[j];
 }
 
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* The best of some rounds over more memory than the caches hold. */
 static bt_status measure_memory(struct run *r, struct bt_error *err) {
     const struct bt_device_params params = {
@@ -240,9 +234,9 @@ static bt_status measure_memory(struct run *r, struct bt_error *err) {
     memset(memory, 1, LIMIT_BYTES);
     struct reading reading = {.words = memory};
     for (int i = 0; i < LIMIT_ROUNDS; i++) {
-        double start = now_s();
+        uint64_t start_ns = bt_clock_ns();
         bt_device_run(device, LIMIT_BYTES / LIMIT_PIECE, read_piece, &reading);
-        double speed = LIMIT_BYTES / (now_s() - start);
+        double speed = 1e9 * LIMIT_BYTES / (double)(bt_clock_ns() - start_ns);
         if (speed > r->read_bytes_per_s)
             r->read_bytes_per_s = speed;
     }
@@ -314,9 +308,7 @@ static bt_status profile_model(struct run *r, struct bt_error *err) {
         .model_path = r->model,
         .n_threads = r->threads,
         .pin = r->pin,
-        .profile = r->precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
-                   : r->precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
-                                                       : BT_PROFILE_FAST,
+        .profile = bt_precision_profile((enum bt_precision)r->precision),
         .kv_type = (enum bt_kv_type)r->kv_type, /* the choices stand in the enum's order */
         .n_pages = r->sequences * r->pages_of_seq,
         .max_rows = max_rows,

@@ -102,9 +102,9 @@ struct bt_attention {
     size_t q_stride;
     float *out; /* out[r * out_stride + head * head_dim + d] */
     size_t out_stride;
-    /* For attention_pieces and attention_merge: the results of the pieces piece_first .. piece_end,
-     * one piece every partials_stride floats; of a piece, those of its packed rows (row * n_group +
-     * head), each BT_KERNELS_PARTIAL_FLOATS. */
+    /* NULL: `out` is filled. Else only the pieces piece_first .. piece_end are computed, and their
+     * results left here, one piece every partials_stride floats; of a piece, those of its packed
+     * rows (row * n_group + head), each BT_KERNELS_PARTIAL_FLOATS. */
     float *partials;
     size_t partials_stride;
     uint32_t piece_first, piece_end; /* positions 256 piece_first .. 256 piece_end - 1 */
@@ -166,13 +166,11 @@ struct bt_kernels {
     void (*cache_write)(const struct bt_cache_write *args);
     void (*zero_tail)(enum bt_cache_type cache, void *page, uint32_t slot, uint32_t n_kv_heads,
                       uint32_t head_dim);
+    /* Whole, or with partials in two steps, so that tasks may share the pieces of a row: then it
+     * reads no page of other pieces and does not touch out; attention_merge reads no page, needs
+     * every piece that a row of args sees within piece_first .. piece_end, and fills out. A merge
+     * of fewer rows than were computed starts at its first row's partials. */
     void (*attention)(const struct bt_attention *args);
-    /* The same in two steps, so that tasks may share the pieces of a row: attention_pieces fills
-     * partials for piece_first .. piece_end, reads no page of other pieces and does not touch out;
-     * attention_merge reads no page, needs every piece that a row of args sees within piece_first
-     * .. piece_end, and fills out. A merge of fewer rows than were computed starts at its first
-     * row's partials. */
-    void (*attention_pieces)(const struct bt_attention *args);
     void (*attention_merge)(const struct bt_attention *args);
 
     /* Logits. all_finite: 1 or 0. argmax: the lowest index of the highest value, n >= 1, no NaN

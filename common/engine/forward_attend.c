@@ -107,7 +107,7 @@ static void attend_pieces(const struct bt_forward *f, const struct bt_attend_job
                     (job->piece_first - first_piece(f, query)) * args.partials_stride;
     args.piece_first = job->piece_first;
     args.piece_end = job->piece_end;
-    f->kernels->attention_pieces(&args);
+    f->kernels->attention(&args);
 }
 
 void bt_forward_attend_job(void *arg, uint32_t task, uint32_t thread) {

@@ -19,6 +19,12 @@ enum bt_precision {
     BT_PRECISION_EXACT, /* f32 arithmetic and cache */
 };
 
+static inline enum bt_profile bt_precision_profile(enum bt_precision precision) {
+    return precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
+           : precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
+                                            : BT_PROFILE_FAST;
+}
+
 enum {
     BT_WORKER_THREADS_MAX = 256,
     BT_WORKER_SEQS_MAX = 1024,

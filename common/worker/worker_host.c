@@ -27,12 +27,6 @@ static void on_progress(void *arg, uint64_t bytes_done, uint64_t bytes_total) {
             (unsigned long long)(bytes_total >> 20));
 }
 
-static enum bt_profile profile_of(enum bt_precision precision) {
-    return precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
-           : precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
-                                            : BT_PROFILE_FAST;
-}
-
 static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_error *err) {
     const struct bt_worker_options *options = host->options;
     uint64_t started_us = bt_clock_us(), told_us = started_us;
@@ -41,7 +35,7 @@ static bt_status load(struct bt_worker_host *host, uint32_t max_rows, struct bt_
         .model_path = options->model,
         .n_threads = options->n_threads,
         .pin = options->pin,
-        .profile = profile_of(options->precision),
+        .profile = bt_precision_profile(options->precision),
         .kv_type = options->kv_type,
         .n_pages = n_pages > UINT32_MAX ? UINT32_MAX : (uint32_t)n_pages,
         .kv_bytes_max =

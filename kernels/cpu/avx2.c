@@ -108,7 +108,6 @@ static void exp_shifted(const float *x, float shift, size_t n, float *out) {
 #define SHARED_ENTRIES                                                                            \
     BT_PACK_ENTRIES, .prepare = bt_avx2_prepare, .rmsnorm = rmsnorm, .rope = rope,                \
                      .silu_mul = silu_mul, .add = bt_fma_add, .attention = bt_avx2_attention,     \
-                     .attention_pieces = bt_avx2_attention_pieces,                                \
                      .attention_merge = bt_avx2_attention_merge, .all_finite = bt_fma_all_finite, \
                      .argmax = argmax, .max = max, .exp = exp_shifted, .scale = bt_fma_scale,     \
                      .divide = bt_fma_divide, .to_bf16 = bt_fma_to_bf16

@@ -15,5 +15,4 @@ void bt_avx2_linear(const struct bt_linear *args);
 void bt_avx2vnni_linear(const struct bt_linear *args);
 void bt_avx2vnni_evex_linear(const struct bt_linear *args);
 void bt_avx2_attention(const struct bt_attention *args);
-void bt_avx2_attention_pieces(const struct bt_attention *args);
 void bt_avx2_attention_merge(const struct bt_attention *args);

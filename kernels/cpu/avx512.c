@@ -138,7 +138,6 @@ const struct bt_kernels bt_avx512_kernels = {
     SHARED_ENTRIES,
     .linear = bt_avx512_linear,
     .attention = bt_avx512_attention,
-    .attention_pieces = bt_avx512_attention_pieces,
     .attention_merge = bt_avx512_attention_merge,
 };
 
@@ -147,6 +146,5 @@ const struct bt_kernels bt_avx512_fma_kernels = {
     SHARED_ENTRIES,
     .linear = bt_avx512_fma_linear,
     .attention = bt_avx2_attention,
-    .attention_pieces = bt_avx2_attention_pieces,
     .attention_merge = bt_avx2_attention_merge,
 };

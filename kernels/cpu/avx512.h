@@ -15,5 +15,4 @@ void bt_avx512_prepare(enum bt_prepared form, const float *x, size_t x_stride, u
 void bt_avx512_linear(const struct bt_linear *args);
 void bt_avx512_fma_linear(const struct bt_linear *args);
 void bt_avx512_attention(const struct bt_attention *args);
-void bt_avx512_attention_pieces(const struct bt_attention *args);
 void bt_avx512_attention_merge(const struct bt_attention *args);

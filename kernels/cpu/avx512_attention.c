@@ -289,12 +289,6 @@ static void divide(float *x, uint32_t n, float l) {
 static const struct walk_path path = {ROWS_MAX, piece_bf16, piece_f32, piece_int8, merge, divide};
 
 void bt_avx512_attention(const struct bt_attention *args) {
-    struct bt_attention whole = *args;
-    whole.partials = NULL;
-    walk_attention(&whole, &path);
-}
-
-void bt_avx512_attention_pieces(const struct bt_attention *args) {
     walk_attention(args, &path);
 }
 

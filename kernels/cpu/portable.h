@@ -14,7 +14,6 @@
     void PREFIX##_silu_mul(const float *gate, const float *up, size_t n, float *out);           \
     void PREFIX##_add(float *x, const float *y, size_t n);                                      \
     void PREFIX##_attention(const struct bt_attention *args);                                   \
-    void PREFIX##_attention_pieces(const struct bt_attention *args);                            \
     void PREFIX##_attention_merge(const struct bt_attention *args);                             \
     int PREFIX##_all_finite(const float *x, size_t n);                                          \
     uint32_t PREFIX##_argmax(const float *x, size_t n);                                         \

@@ -143,12 +143,6 @@ static void divide(float *x, uint32_t n, float l) {
 static const struct walk_path path = {1, piece_bf16, piece_f32, piece_int8, merge, divide};
 
 void NAME(attention)(const struct bt_attention *args) {
-    struct bt_attention whole = *args;
-    whole.partials = NULL;
-    walk_attention(&whole, &path);
-}
-
-void NAME(attention_pieces)(const struct bt_attention *args) {
     walk_attention(args, &path);
 }
 

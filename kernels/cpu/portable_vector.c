@@ -98,7 +98,6 @@ const struct bt_kernels NAME(kernels) = {
     .silu_mul = NAME(silu_mul),
     .add = NAME(add),
     .attention = NAME(attention),
-    .attention_pieces = NAME(attention_pieces),
     .attention_merge = NAME(attention_merge),
     .all_finite = NAME(all_finite),
     .argmax = NAME(argmax),

@@ -132,7 +132,6 @@ static void attend(const struct bench *b, const struct row *row, const void *con
                                 .q_stride = Q_DIM,
                                 .out = b->out,
                                 .out_stride = Q_DIM,
-                                .partials = b->partials,
                                 .partials_stride = N_GROUP * BT_KERNELS_PARTIAL_FLOATS(HEAD_DIM)};
     if (!row->split) {
         b->kernels->attention(&args);
@@ -143,7 +142,7 @@ static void attend(const struct bench *b, const struct row *row, const void *con
         args.piece_first = i;
         args.piece_end = i + 1;
         args.partials = b->partials + i * args.partials_stride;
-        b->kernels->attention_pieces(&args);
+        b->kernels->attention(&args);
     }
     args.piece_first = 0;
     args.piece_end = n;

@@ -114,7 +114,7 @@ static void attend_split(const struct scene *s, const struct bt_kernels *k, uint
             args.partials = partials + args.piece_first * stride;
             for (uint32_t i = args.piece_first * 16; i < args.piece_end * 16 && i < s->n_pages; i++)
                 pages[i] = s->pages[i];
-            k->attention_pieces(&args);
+            k->attention(&args);
             free(pages);
         }
         args.pages = NULL;
