@@ -12,9 +12,9 @@
 #include <time.h>
 
 #include "kernels/kernels.h"
+#include "tests/bench/bench.h"
 
 enum {
-    HUGE_PAGE = 2 << 20,
     SAMPLES_MAX = 64,
     SAMPLE_US = 20000, /* each sample repeats the pass for at least so long */
     N_KV_HEADS = 3,    /* the shape of SmolLM2-135M */
@@ -60,25 +60,6 @@ struct bench {
     bool cached;
 };
 
-/* This thread's own time, so that a busy machine's other threads are not counted. */
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void *huge_bytes(size_t bytes) {
-    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    void *p = aligned_alloc(HUGE_PAGE, bytes);
-    if (!p) {
-        fprintf(stderr, "bench_attention: no memory for %zu bytes\n", bytes);
-        exit(1);
-    }
-    madvise(p, bytes, MADV_HUGEPAGE); /* a hint only */
-    memset(p, 0, bytes);
-    return p;
-}
-
 static float pseudo_random(size_t i) {
     return (float)(int32_t)(uint32_t)(i * 2654435761u) * 0x1p-31f;
 }
@@ -87,10 +68,10 @@ static void bench_init(struct bench *b, const struct bt_kernels *kernels,
                        const struct cache *cache) {
     *b = (struct bench){.kernels = kernels, .cache = cache};
     b->page_bytes = kernels->page_bytes(cache->type, N_KV_HEADS, HEAD_DIM);
-    b->memory = huge_bytes(N_LAYERS * PAGES_MAX * b->page_bytes);
-    b->q = huge_bytes(ROWS_MAX * Q_DIM * sizeof(float));
-    b->out = huge_bytes(ROWS_MAX * Q_DIM * sizeof(float));
-    b->partials = huge_bytes(PAGES_MAX * Q_DIM * 2 * sizeof(float));
+    b->memory = bench_huge_bytes(N_LAYERS * PAGES_MAX * b->page_bytes);
+    b->q = bench_huge_bytes(ROWS_MAX * Q_DIM * sizeof(float));
+    b->out = bench_huge_bytes(ROWS_MAX * Q_DIM * sizeof(float));
+    b->partials = bench_huge_bytes(PAGES_MAX * Q_DIM * 2 * sizeof(float));
     enum { STRIDE = N_KV_HEADS * HEAD_DIM };
     float k[BT_KERNELS_PAGE_TOKENS * STRIDE];
     for (size_t i = 0; i < ROWS_MAX * Q_DIM; i++)
@@ -168,12 +149,12 @@ static void pass(const struct bench *b, const struct row *row) {
 
 /* Nanoseconds of one call: one layer, sequence and kv head. */
 static double measure(const struct bench *b, const struct row *row) {
-    double start = now_s(), seconds;
+    double start = bench_thread_s(), seconds;
     uint32_t n = 0;
     do {
         pass(b, row);
         n++;
-        seconds = now_s() - start;
+        seconds = bench_thread_s() - start;
     } while (seconds < SAMPLE_US * 1e-6);
     return seconds * 1e9 / (n * N_LAYERS * row->n_seqs * N_KV_HEADS);
 }
@@ -186,13 +167,6 @@ static void print_row(const struct bench *b, const struct row *row, const double
         printf("%s%.0f", i ? ", " : "", samples[i]);
     printf("]}\n");
     fflush(stdout);
-}
-
-static bool is_wanted(const char *name, char **words, int n) {
-    for (int i = 0; i < n; i++)
-        if (strcmp(words[i], name) == 0)
-            return true;
-    return n == 0;
 }
 
 static int usage(void) {
@@ -228,7 +202,7 @@ int main(int argc, char **argv) {
     argc -= b.cached;
     for (int r = 0; r < COUNT(ROWS); r++) {
         double samples[SAMPLES_MAX];
-        if (!is_wanted(ROWS[r].name, argv + 4, argc - 4))
+        if (!bench_is_wanted(ROWS[r].name, argv + 4, argc - 4))
             continue;
         measure(&b, &ROWS[r]); /* warms up */
         for (int i = 0; i < n; i++)

@@ -6,10 +6,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "common/base/clock.h"
 #include "common/base/limits.h"
 #include "common/engine/engine.h"
+#include "tests/bench/bench.h"
 
 enum {
     CHUNK = 512, /* rows of a step of prefill */
@@ -46,12 +47,6 @@ struct bench {
     uint64_t next_step;
     uint32_t pages[BATCH_MAX][N_PAGES];
 };
-
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* One step of n_seqs sequences, each with n_rows tokens from `position` on; waits for its end. */
 static void run_step(struct bench *b, uint32_t n_seqs, uint32_t n_rows, uint32_t position) {
@@ -106,10 +101,10 @@ static void prefill(struct bench *b, uint32_t n_seqs, uint32_t n_tokens) {
 
 static double decode(struct bench *b, uint32_t n_seqs, uint32_t depth, uint32_t n_tokens) {
     run_step(b, n_seqs, 1, depth);
-    double start = now_s();
+    uint64_t start_ns = bt_clock_ns();
     for (uint32_t i = 1; i < n_tokens; i++)
         run_step(b, n_seqs, 1, depth + i);
-    return n_seqs * (n_tokens - 1) / (now_s() - start);
+    return 1e9 * n_seqs * (n_tokens - 1) / (double)(bt_clock_ns() - start_ns);
 }
 
 /* Sequence i's pages: all of them for one sequence, a share for each of a batch. */
@@ -138,9 +133,9 @@ static double measure(struct bench *b, const struct row *row) {
         return decode(b, 1, row->n, row->n ? DECODE_DEEP : DECODE_SHORT);
     if (row->kind == BATCH)
         return decode(b, row->n, BATCH_PROMPT, DECODE_DEEP);
-    double start = now_s();
+    uint64_t start_ns = bt_clock_ns();
     prefill(b, 1, row->n);
-    return row->n / (now_s() - start);
+    return 1e9 * row->n / (double)(bt_clock_ns() - start_ns);
 }
 
 static void print_row(const char *row, const char *engine, const struct bt_engine_info *info,
@@ -152,13 +147,6 @@ static void print_row(const char *row, const char *engine, const struct bt_engin
     for (uint32_t i = 0; i < n; i++)
         printf("%s%.2f", i ? ", " : "", samples[i]);
     printf("]}\n");
-}
-
-static bool is_wanted(const char *name, char **words, int n) {
-    for (int i = 0; i < n; i++)
-        if (strcmp(words[i], name) == 0)
-            return true;
-    return n == 0;
 }
 
 static int usage(void) {
@@ -216,7 +204,7 @@ int main(int argc, char **argv) {
              kv_type == BT_KV_INT8 ? "-int8kv" : "");
     for (int r = 0; r < N_ROWS; r++) {
         double samples[REPETITIONS_MAX];
-        if (!is_wanted(ROWS[r].name, argv + 5, argc - 5))
+        if (!bench_is_wanted(ROWS[r].name, argv + 5, argc - 5))
             continue;
         prepare(&b, &ROWS[r]);
         for (uint32_t i = 0; i < n; i++)

@@ -13,9 +13,9 @@
 #include <time.h>
 
 #include "kernels/kernels.h"
+#include "tests/bench/bench.h"
 
 enum {
-    HUGE_PAGE = 2 << 20,
     SAMPLES_MAX = 64,
     SAMPLE_US = 4000, /* each sample repeats the call for at least so long */
     ROWS_MAX = 256,
@@ -44,25 +44,6 @@ static const struct shape {
 static const uint32_t N_ROWS[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, ROWS_MAX};
 
 #define COUNT(array) (int)(sizeof(array) / sizeof *(array))
-
-/* This thread's own time, so that a busy machine's other threads are not counted. */
-static double now_s(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void *huge_bytes(size_t bytes) {
-    bytes = (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-    void *p = aligned_alloc(HUGE_PAGE, bytes);
-    if (!p) {
-        fprintf(stderr, "bench_kernels: no memory for %zu bytes\n", bytes);
-        exit(1);
-    }
-    madvise(p, bytes, MADV_HUGEPAGE); /* a hint only */
-    memset(p, 0, bytes);
-    return p;
-}
 
 /* ---- Peaks: operations of one instruction from registers, a multiplication and an addition each.
  */
@@ -121,9 +102,9 @@ static void measure_peak(const char *name, float (*peak)(void), double ops, int 
     double samples[SAMPLES_MAX];
     volatile float sink = peak(); /* warms up */
     for (int i = 0; i < n; i++) {
-        double start = now_s();
+        double start = bench_thread_s();
         sink = peak();
-        samples[i] = ops * N_SUMS * PEAK_STEPS / (now_s() - start) / 1e9;
+        samples[i] = ops * N_SUMS * PEAK_STEPS / (bench_thread_s() - start) / 1e9;
     }
     (void)sink;
     print_row(name, "cpu", "GOP/s", samples, n);
@@ -167,23 +148,23 @@ static void layer_init(struct layer *l, const struct bt_kernels *kernels, const 
                        const struct shape *s, bool cached) {
     *l = (struct layer){.kernels = kernels, .format = f, .shape = s};
     size_t bytes = kernels->row_bytes(f->type, s->n_in) * s->n_out;
-    uint8_t *tensor = huge_bytes(bytes);
+    uint8_t *tensor = bench_huge_bytes(bytes);
     fill_tensor(f, tensor, bytes);
     l->copy_bytes = kernels->packed_bytes(f->pack, s->n_out, s->n_in);
     l->n_copies = cached ? 1 : COLD_BYTES / l->copy_bytes + 1;
-    l->copies = huge_bytes(l->n_copies * l->copy_bytes);
+    l->copies = bench_huge_bytes(l->n_copies * l->copy_bytes);
     for (size_t i = 0; i < l->n_copies; i++)
         kernels->repack(f->pack, f->type, tensor, s->n_out, s->n_in, 0, s->n_out,
                         l->copies + i * l->copy_bytes);
     free(tensor);
-    float *x = huge_bytes((size_t)ROWS_MAX * s->n_in * sizeof *x);
+    float *x = bench_huge_bytes((size_t)ROWS_MAX * s->n_in * sizeof *x);
     for (size_t i = 0; i < (size_t)ROWS_MAX * s->n_in; i++)
         x[i] = (float)(int32_t)(i * 2654435761u) * 0x1p-31f;
     enum bt_prepared form = kernels->prepared_for(f->pack);
-    l->prepared = huge_bytes(kernels->prepared_bytes(form, ROWS_MAX, s->n_in));
+    l->prepared = bench_huge_bytes(kernels->prepared_bytes(form, ROWS_MAX, s->n_in));
     kernels->prepare(form, x, s->n_in, 0, ROWS_MAX, s->n_in, l->prepared);
     free(x);
-    l->y = huge_bytes((size_t)ROWS_MAX * s->n_out * sizeof *l->y);
+    l->y = bench_huge_bytes((size_t)ROWS_MAX * s->n_out * sizeof *l->y);
 }
 
 static void layer_fini(struct layer *l) {
@@ -209,12 +190,12 @@ static void measure(struct layer *l, uint32_t n_rows, int n) {
     double ops[SAMPLES_MAX], bytes[SAMPLES_MAX];
     multiply(l, n_rows); /* warms up */
     for (int i = 0; i < n; i++) {
-        double start = now_s(), end;
+        double start = bench_thread_s(), end;
         int calls = 0;
         do {
             multiply(l, n_rows);
             calls++;
-            end = now_s();
+            end = bench_thread_s();
         } while (end - start < 1e-6 * SAMPLE_US);
         double s = (end - start) / calls;
         ops[i] = 2.0 * n_rows * l->shape->n_in * l->shape->n_out / s / 1e9;
