@@ -26,11 +26,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-from abusers import CHUNKS, HEADERS, HTTP2_FLOODS, Flood, Held, printed_bound_kb  # noqa: E402
-from front import front  # noqa: E402
+from common import ROOT, logger, model_path
+from abusers import CHUNKS, HEADERS, HTTP2_FLOODS, Flood, Held, printed_bound_kb
+from front import front
 
+log = logger("abuse")
 VOCAB = 40000
 REQUESTS = 500
 SECONDS = 15  # for all of them: 100 times what they take alone
@@ -51,10 +51,6 @@ ATTACKS = {
     "headers": lambda target: Flood(target, HEADERS),
     **{name: lambda target, flood=flood: Flood(target, flood) for name, flood in HTTP2_FLOODS.items()},
 }
-
-
-def log(*words):
-    print("bench abuse:", *words, file=sys.stderr, flush=True)
 
 
 def all_descriptors():
@@ -181,9 +177,7 @@ def main():
     if args.attack:
         attack_until_told(args.attack, Target(*args.target))
         return
-    if not args.model:
-        args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
-                                    text=True).stdout.strip()
+    args.model = model_path(args.model)
     Bench(args).run()
 
 

@@ -18,7 +18,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from common import ROOT, logger, model_path
+
+log = logger("accuracy")
 BENCH = ROOT / "tests" / "bench"
 GOLDEN = ROOT / "tests" / "fixtures" / "smollm2" / "golden.json"
 N_VOCAB = 49152
@@ -26,10 +28,6 @@ MARGIN = 0.5
 EDGE = ("long", 605)
 BATON = {"baton": ("fast", "bf16"), "baton-int8kv": ("fast", "int8"), "baton-bf16": ("bf16", "bf16")}
 PEERS = {"llama.cpp": "llama_cpp", "openvino": "openvino_genai"}
-
-
-def log(*words):
-    print("bench accuracy:", *words, file=sys.stderr, flush=True)
 
 
 def run(*command):
@@ -43,10 +41,6 @@ def has(python, package):
     return python and subprocess.run([str(python), "-c", f"import {package}"], capture_output=True).returncode == 0
 
 
-def default_model():
-    return subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=lambda folder: Path(folder).resolve(), default=ROOT / "build")
@@ -54,7 +48,7 @@ def main():
     parser.add_argument("--peers", type=Path, help="an interpreter that has llama.cpp or OpenVINO; none by default")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
-    model = args.model or default_model()
+    model = model_path(args.model)
     cases = json.loads(GOLDEN.read_text())["cases"]
     before = [c["name"] for c in cases].index(EDGE[0])
     position = sum(len(c["prompt_ids"]) for c in cases[:before]) + EDGE[1]

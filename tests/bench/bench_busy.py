@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from common import ROOT, model_path, two_cores
+
 ROWS = ["prefill_512", "decode_d0", "batch_16"]
 SECONDS_MAX = 300  # of a run and of the busy process
 
@@ -46,10 +47,8 @@ def main():
     args = parser.parse_args()
     args.row = args.row or ROWS
     args.engine = args.build / "tests" / "bench" / "bench_engine"
-    args.model = args.model or subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    if len(cores) < 2:
-        sys.exit("bench_busy.py: it takes two cores, this process may use one")
+    args.model = model_path(args.model)
+    cores = two_cores("busy")
     places = [None, cores[1], cores[0]]
     samples = {}
     for _ in range(args.rounds):

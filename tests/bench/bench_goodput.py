@@ -27,17 +27,16 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
 import peers
+from common import ROOT, PinnedCluster, logger, model_path, two_cores
+from cluster import Cluster, Process
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-from cluster import Cluster, Process  # noqa: E402
+log = logger("goodput")
 
 MIXES = {"chat": 0.0, "mix_10": 0.1, "mix_50": 0.5, "long": 1.0}
 CLASSES = {"chat": (64, 200), "long": (1500, 4)}  # tokens in, out
@@ -47,17 +46,6 @@ KV_TOKENS = 49152
 RATE_MIN, RATE_MAX = 0.25, 16.0
 REQUESTS_MIN, SECONDS_MAX = 20, 60  # of a probe
 BISECTIONS = 3
-
-
-def log(*words):
-    print("bench goodput:", *words, file=sys.stderr, flush=True)
-
-
-def cores():
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < 2:
-        sys.exit("bench goodput: two cores are needed")
-    return allowed[:2]
 
 
 # ---- systems: each is a context manager with a url ----
@@ -99,28 +87,13 @@ class Colocated(Cluster):
                          worker_args=["--threads", 2, "--kv-tokens", KV_TOKENS, "--log-level", "warn"])
 
 
-class Split(Cluster):
-    """As Cluster; the decode worker starts on its own core, all others on the other one. Every prompt is the prefill worker's, which
-    takes short ones first."""
+class Split(PinnedCluster):
+    """Every prompt is the prefill worker's, which takes short ones first."""
 
     def __init__(self, args, logs):
-        super().__init__(args.build / "baton", args.model, logs, disaggregate="always",
+        super().__init__(args.cores, args.build / "baton", args.model, logs, disaggregate="always",
                          router_args=["--log-requests=no", "--prefill-backlog-tokens", 1 << 16],
                          worker_args=["--threads", 1, "--kv-tokens", KV_TOKENS, "--log-level", "warn"])
-
-    def start_router(self):
-        os.sched_setaffinity(0, {cores_of_run[0]})
-        try:
-            super().start_router()
-        finally:
-            os.sched_setaffinity(0, cores_of_run)
-
-    def start_worker(self, role, name, extra=(), model=None):
-        os.sched_setaffinity(0, {cores_of_run[role == "decode"]})
-        try:
-            return super().start_worker(role, name, extra, model)
-        finally:
-            os.sched_setaffinity(0, cores_of_run)
 
 
 SYSTEMS = {"llama.cpp": Llama, "llama.cpp_b64": lambda args, logs: Llama(args, logs, 64), "baton_colocated": Colocated,
@@ -267,7 +240,6 @@ def run_system(system, args, mixes, work, found):
 
 
 def main():
-    global cores_of_run
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mixes", default=",".join(MIXES))
     parser.add_argument("--systems", default=",".join(SYSTEMS))
@@ -284,10 +256,9 @@ def main():
             parser.error(f"there is no {name!r}; there are {', '.join(known)}")
     if args.no_peers:
         systems = [s for s in systems if not s.startswith("llama.cpp")]
-    args.model = args.model or subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
-                                              text=True).stdout.strip()
-    cores_of_run = cores()
-    os.sched_setaffinity(0, cores_of_run)
+    args.model = model_path(args.model)
+    args.cores = two_cores("goodput")
+    os.sched_setaffinity(0, args.cores)
     found = {}
     with tempfile.TemporaryDirectory() as work:
         for system in systems:

@@ -15,16 +15,15 @@ import http.client
 import json
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-from cluster import Cluster  # noqa: E402
+from common import ROOT, PinnedCluster, logger, model_path, two_cores
+from cluster import Cluster
+
+log = logger("interference")
 
 STREAMS = 16
 STEPS = 1100  # of a stream within a window: more than the worker keeps
@@ -32,30 +31,6 @@ PROMPT = 1500
 PROMPTS_AT_ONCE = 2
 KV_TOKENS = 28672  # 16 streams and some prompts
 VOCAB = 40000
-
-
-def log(*words):
-    print("bench interference:", *words, file=sys.stderr, flush=True)
-
-
-def cores():
-    """(the decode worker's core, everybody else's)"""
-    allowed = sorted(os.sched_getaffinity(0))
-    if len(allowed) < 2:
-        sys.exit("bench interference: two cores are needed, one for each role")
-    return {allowed[1]}, {allowed[0]}
-
-
-class PinnedCluster(Cluster):
-    """As Cluster; the decode worker starts on its own core."""
-
-    def start_worker(self, role, name, extra=(), model=None):
-        decode, others = cores_of_run
-        os.sched_setaffinity(0, decode if role == "decode" else others)
-        try:
-            return super().start_worker(role, name, extra, model)
-        finally:
-            os.sched_setaffinity(0, others)
 
 
 class Stream(threading.Thread):
@@ -167,7 +142,6 @@ def window(cluster, seed, loaded):
 
 
 def main():
-    global cores_of_run
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="pairs of windows; at least 5 where the run asks for fewer")
     parser.add_argument("--pairs", type=int, help="exactly this many pairs")
@@ -175,13 +149,12 @@ def main():
     parser.add_argument("--model", help="default: scripts/get-model")
     args = parser.parse_args()
     pairs = args.pairs or max(5, args.rounds)
-    model = args.model or subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
-                                         text=True).stdout.strip()
-    cores_of_run = cores()
-    os.sched_setaffinity(0, cores_of_run[1])
+    model = model_path(args.model)
+    cores = two_cores("interference")
+    os.sched_setaffinity(0, {cores[0]})
     samples = {"p50": ([], []), "p99": ([], []), "period": ([], [])}
     with tempfile.TemporaryDirectory() as logs, \
-            PinnedCluster(Path(args.build) / "baton", model, logs,
+            PinnedCluster(cores, Path(args.build) / "baton", model, logs,
                           worker_args=["--threads", 1, "--kv-tokens", KV_TOKENS, "--log-level", "warn"]) as cluster:
         touch_cache(cluster)
         for pair in range(pairs):

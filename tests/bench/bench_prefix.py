@@ -13,24 +13,19 @@ import http.client
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
-from cluster import Cluster  # noqa: E402
+from common import ROOT, logger, model_path
+from cluster import Cluster
 
+log = logger("prefix")
 PROMPT, SHARED, ANSWER = 1500, 1400, 64
 VOCAB = 40000
 TOPOLOGIES = {"alone": ("prefix", {"prefill": 0, "decode": 1, "disaggregate": "never"}),
               "split": ("prefix_split", {"prefill": 1, "decode": 1, "disaggregate": "always"})}
-
-
-def log(*words):
-    print("bench prefix:", *words, file=sys.stderr, flush=True)
 
 
 def stream(cluster, prompt):
@@ -82,8 +77,7 @@ def main():
     parser.add_argument("--only", choices=TOPOLOGIES)
     parser.add_argument("--stages", action="store_true", help="log the stages of each request too")
     args = parser.parse_args()
-    if not args.model:
-        args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    args.model = model_path(args.model)
     samples = {}
     for key, (name, topology) in TOPOLOGIES.items():
         if args.only in (None, key):

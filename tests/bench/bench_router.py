@@ -25,13 +25,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from common import ROOT, logger, model_path
+
+log = logger("router")
 VOCAB = 40000
 TICK = os.sysconf("SC_CLK_TCK")
-
-
-def log(*words):
-    print("bench router:", *words, file=sys.stderr, flush=True)
 
 
 def cpu_s(pids):
@@ -345,9 +343,7 @@ def main():
     parser.add_argument("--model", help="GGUF file; the default model where it is not given")
     parser.add_argument("--only", help="start, ttft, cpu, cpu-64, cpu-256, connection, throughput, memory, streams or gone")
     args = parser.parse_args()
-    if not args.model:
-        args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE,
-                                    text=True).stdout.strip()
+    args.model = model_path(args.model)
     if not shutil.which("nginx"):
         sys.exit("bench router: nginx is not installed")
     with tempfile.TemporaryDirectory() as folder:

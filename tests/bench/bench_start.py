@@ -21,14 +21,12 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from common import ROOT, logger, model_path
+
+log = logger("start")
 LOOK_S = 0.002
 LIMIT_S = 60
 BODY = {"prompt": "Once upon a time there was", "max_tokens": 8, "stream": True, "temperature": 0}
-
-
-def log(*words):
-    print("bench start:", *words, file=sys.stderr, flush=True)
 
 
 def free_port():
@@ -112,8 +110,7 @@ def main():
     parser.add_argument("--only", choices=["start", "start_cluster"])
     args = parser.parse_args()
     args.threads = len(os.sched_getaffinity(0))
-    if not args.model:
-        args.model = subprocess.run([ROOT / "scripts" / "get-model"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    args.model = model_path(args.model)
     samples = {}
     for number in range(args.rounds + 1):
         for (row, engine), command in commands(args, free_port()).items():
