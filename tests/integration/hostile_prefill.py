@@ -124,6 +124,7 @@ class Attached:
         self.layout = Layout(join.fingerprint)
         self.out = queue.Queue()
         self.works = queue.Queue()
+        self.claimed = []
         self.peers = []
         self.welcome = threading.Event()
         self.error = None
@@ -140,7 +141,7 @@ class Attached:
         self.out.put(registry.WorkerMessage(items=[registry.WorkerItem(**item)]))
 
     def status(self):
-        # A little backlog: what it was not meant to get goes to the others.
+        # A little backlog: while the others are idle, what it was not meant to get goes to them.
         return registry.Status(census=self.join.census, backlog_tokens=PAGE_TOKENS, running=self.marker)
 
     def _beat(self):
@@ -165,8 +166,10 @@ class Attached:
             self.error = item.refused.reason
         elif kind == "peers":
             self.peers = list(item.peers.peers)
-        elif kind == "prefill":
+        elif kind == "prefill" and list(item.prefill.tokens) in self.claimed:
             self.works.put(item.prefill)
+        elif kind == "prefill":  # the others were busy
+            self.say(ended=registry.Ended(key=item.prefill.key, reason=registry.END_FULL))
         elif kind == "piece":
             self.pieces += item.piece.data
             if len(self.pieces) == item.piece.total_bytes:
@@ -175,8 +178,9 @@ class Attached:
                 self._take(whole)
 
     def claim(self, *prompts):
-        """Says that it has these prompts in its cache, so that the router prefers it. The marker in the status that
-        follows shows up in /debug/workers when the router has read it."""
+        """Says that it has these prompts in its cache, so that the router prefers it; all others it declines. The
+        marker in the status that follows shows up in /debug/workers when the router has read it."""
+        self.claimed = list(prompts)
         blocks = [b for tokens in prompts for b in self.layout.blocks(tokens)[:len(tokens) // PAGE_TOKENS]]
         self.say(blocks=registry.Blocks(sequence=1, census_first=True, census_last=True,
                                         added=[lo for _, lo in blocks]))
