@@ -22,39 +22,41 @@ struct tile_job {
     float acc[ROWS][TILE] __attribute__((aligned(32)));
 };
 
-/* The int8 rule for 8 outputs (half 0 or 1 of the tile) of R rows. */
-ALWAYS_INLINE void half_int8(struct tile_job *job, enum bt_pack pack, const int half, const int R) {
+/* The int8 rule: a group's dots of both halves of the tile side by side, so that the activations
+ * are fetched once. */
+ALWAYS_INLINE void tile_int8(struct tile_job *job, enum bt_pack pack, const int R) {
     const size_t bytes = block_bytes(pack);
     const size_t quants = pack == BT_PACK_Q8_0 ? Q8_QUANTS : Q4_QUANTS;
     const struct int8_group *x = (const struct int8_group *)(const void *)job->x;
     const uint8_t *w = job->weights;
-    __m256 acc[ROWS];
-    UNROLL for (int r = 0; r < R; r++) acc[r] = _mm256_setzero_ps();
+    __m256 acc[ROWS][2];
+    UNROLL for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
     for (uint32_t g = 0; g < job->n_in / GROUP; g++, w += bytes, x++) {
-        __m256i dot[ROWS];
+        __m256i dot[ROWS][2];
         if (pack == BT_PACK_Q8_0)
-            dot_q8(w + half * 32, x, dot, R);
+            dot_q8(w, x, dot, R);
         else
-            dot_q4(w + half * 32, x, dot, R);
-        const uint8_t *scales = w + quants + half * 16;
-        __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const void *)scales)), m = d;
-        if (pack == BT_PACK_Q4_1)
-            m = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(scales + 32)));
-        if (pack == BT_PACK_Q4_0)
-            m = _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
-        UNROLL for (int r = 0; r < R; r++) {
-            __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(x->s[r]));
-            acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), scale, acc[r]);
-            if (pack != BT_PACK_Q8_0)
-                acc[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(x->t[r]), acc[r]);
+            dot_q4(w, x, dot, R);
+        UNROLL for (int half = 0; half < 2; half++) {
+            const uint8_t *scales = w + quants + half * 16;
+            __m256 d = _mm256_cvtph_ps(_mm_loadu_si128((const void *)scales)), m = d;
+            if (pack == BT_PACK_Q4_1)
+                m = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(scales + 32)));
+            if (pack == BT_PACK_Q4_0)
+                m = _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
+            UNROLL for (int r = 0; r < R; r++) {
+                __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(x->s[r]));
+                acc[r][half] =
+                    _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r][half]), scale, acc[r][half]);
+                if (pack != BT_PACK_Q8_0)
+                    acc[r][half] = _mm256_fmadd_ps(m, _mm256_set1_ps(x->t[r]), acc[r][half]);
+            }
         }
     }
-    UNROLL for (int r = 0; r < R; r++) _mm256_store_ps(job->acc[r] + half * 8, acc[r]);
-}
-
-ALWAYS_INLINE void tile_int8(struct tile_job *job, enum bt_pack pack, const int R) {
-    half_int8(job, pack, 0, R);
-    half_int8(job, pack, 1, R);
+    UNROLL for (int r = 0; r < R; r++) {
+        _mm256_store_ps(job->acc[r], acc[r][0]);
+        _mm256_store_ps(job->acc[r] + 8, acc[r][1]);
+    }
 }
 
 /* The bf16 rule: two fused multiply-adds for each pair of inputs, the odd one first. */
@@ -127,14 +129,30 @@ TILE_FUNCTIONS(q8_0_tile, tile_int8(job, BT_PACK_Q8_0, R))
 TILE_FUNCTIONS(bf16_tile, tile_bf16(job, R))
 TILE_FUNCTIONS(f32_tile, tile_f32(job, R))
 
+ALWAYS_INLINE void store_half(const float *acc, const float *bias, int add, float *y) {
+    __m256 sum = _mm256_load_ps(acc);
+    if (bias)
+        sum = _mm256_add_ps(sum, _mm256_loadu_ps(bias));
+    if (add)
+        sum = _mm256_add_ps(_mm256_loadu_ps(y), sum);
+    _mm256_storeu_ps(y, sum);
+}
+
 /* Bias, residual, and only the outputs that exist. */
 static void store_tile(const struct bt_linear *args, const struct tile_job *job, uint32_t row,
                        uint32_t n_rows, uint32_t col) {
-    uint32_t n = args->col_end - col < TILE ? args->col_end - col : TILE;
+    uint32_t n = args->col_end - col;
+    const float *bias = args->bias ? args->bias + col : NULL;
     for (uint32_t r = 0; r < n_rows; r++) {
+        const float *acc = job->acc[r];
         float *y = args->y + (row + r) * args->y_stride + col;
+        if (n >= TILE) {
+            store_half(acc, bias, args->add, y);
+            store_half(acc + 8, bias ? bias + 8 : NULL, args->add, y + 8);
+            continue;
+        }
         for (uint32_t j = 0; j < n; j++) {
-            float result = args->bias ? job->acc[r][j] + args->bias[col + j] : job->acc[r][j];
+            float result = bias ? acc[j] + bias[j] : acc[j];
             y[j] = args->add ? y[j] + result : result;
         }
     }

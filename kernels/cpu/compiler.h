@@ -8,3 +8,7 @@
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
+
+/* The vector x is computed here and stands in a register. GCC puts a chain of sums off until its
+ * last one is used; by then what it adds up has long been spilled. */
+#define COMPUTE_NOW(x) __asm__("" : "+x"(x))

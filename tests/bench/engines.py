@@ -74,7 +74,7 @@ class Bench:
         self.samples = collections.defaultdict(lambda: collections.defaultdict(list))  # (row, threads, engine): {setting: samples}
         self.limits = collections.defaultdict(list)  # (limit, threads): samples
         self.kv_bytes = {}
-        self.lacking = set()
+        self.limits_by = {}  # limit: the instructions that it was measured with, or None
 
     def run_tool(self, name, *words):
         done = subprocess.run([str(self.tools / name), *map(str, words)], stdout=subprocess.PIPE, text=True)
@@ -90,9 +90,8 @@ class Bench:
     def measure_limits(self):
         threads = sorted({row.threads for row in limits.ROWS})
         for line in self.run_tool("machine_limits", 1, *threads):
-            if line["samples"] is None:
-                self.lacking.add(line["row"])
-            else:
+            self.limits_by[line["row"]] = line["by"]
+            if line["samples"]:
                 self.limits[line["row"], line["threads"]] += line["samples"]
 
     def measure(self, engine, row):

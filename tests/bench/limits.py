@@ -23,7 +23,7 @@ ROWS = [Row("prefill_128", "prefill", 128, 2), Row("prefill_512", "prefill", 512
 GROUP_SCALES = 0.72
 
 Model = collections.namedtuple("Model", "layers heads kv_heads head_dim weight_bytes block_ops head_ops")
-# Peaks for a number of threads, per second; None where the CPU lacks the instruction.
+# Peaks for a number of threads, per second; None where the CPU lacks the instructions.
 Machine = collections.namedtuple("Machine", "read int8 bf16")
 
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

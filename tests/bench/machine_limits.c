@@ -43,7 +43,8 @@ struct job {
 
 struct measure {
     const char *row, *unit;
-    void (*run)(struct job *); /* NULL: the CPU lacks it */
+    const char *by;            /* the instructions */
+    void (*run)(struct job *); /* NULL: the CPU lacks them */
     double per_thread;         /* bytes or operations of a run; 0: its share of READ_BYTES */
 };
 
@@ -80,27 +81,25 @@ __attribute__((target("avx512f"))) static void read_avx512(struct job *job) {
     READ_ALL(job);
 }
 
-/* Runs INSTRUCTION on CHAINS accumulators; all operands stay in registers 0 to 13 of kind R. All
- * are zero: no product is slower than another on the CPUs that have these instructions. */
-#define ONE(instruction, r, chain) instruction " %%" r "13, %%" r "12, %%" r #chain "\n\t"
-#define TURN(instruction, r) \
-    ONE(instruction, r, 0)   \
-    ONE(instruction, r, 1)   \
-    ONE(instruction, r, 2)   \
-    ONE(instruction, r, 3)   \
-    ONE(instruction, r, 4)   \
-    ONE(instruction, r, 5)   \
-    ONE(instruction, r, 6)   \
-    ONE(instruction, r, 7)   \
-    ONE(instruction, r, 8) ONE(instruction, r, 9) ONE(instruction, r, 10) ONE(instruction, r, 11)
-#define RUN_TURNS(instruction, r)                                                                  \
+/* What RUN_TURNS does to each of CHAINS accumulators; all operands stay in registers 0 to 14, and
+ * all are zero: no product is slower than another on the CPUs that have these instructions. */
+#define VPDPBUSD_512(chain) "vpdpbusd %%zmm13, %%zmm12, %%zmm" #chain "\n\t"
+#define VPDPBUSD_VEX(chain) "%{vex%} vpdpbusd %%ymm13, %%ymm12, %%ymm" #chain "\n\t"
+#define VPMADDUBSW_VPADDW(chain)               \
+    "vpmaddubsw %%ymm13, %%ymm12, %%ymm14\n\t" \
+    "vpaddw %%ymm14, %%ymm" #chain ", %%ymm" #chain "\n\t"
+#define VDPBF16PS(chain) "vdpbf16ps %%zmm13, %%zmm12, %%zmm" #chain "\n\t"
+#define VFMADD231PS(chain) "vfmadd231ps %%ymm13, %%ymm12, %%ymm" #chain "\n\t"
+#define TURN(ONE) \
+    ONE(0) ONE(1) ONE(2) ONE(3) ONE(4) ONE(5) ONE(6) ONE(7) ONE(8) ONE(9) ONE(10) ONE(11)
+#define RUN_TURNS(ONE)                                                                             \
     do {                                                                                           \
         long turns = PEAK_TURNS;                                                                   \
         __asm__ volatile("vzeroall\n\t"                                                            \
                          ".p2align 6\n"                                                            \
-                         "1:\n\t" TURN(instruction, r) "dec %0\n\t"                                \
-                                                       "jnz 1b\n\t"                                \
-                                                       "vzeroupper"                                \
+                         "1:\n\t" TURN(ONE) "dec %0\n\t"                                           \
+                                            "jnz 1b\n\t"                                           \
+                                            "vzeroupper"                                           \
                          : "+r"(turns)                                                             \
                          :                                                                         \
                          : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
@@ -109,17 +108,27 @@ __attribute__((target("avx512f"))) static void read_avx512(struct job *job) {
 
 static void int8_avx512(struct job *job) {
     (void)job;
-    RUN_TURNS("vpdpbusd", "zmm");
+    RUN_TURNS(VPDPBUSD_512);
 }
 
 static void int8_avx_vnni(struct job *job) {
     (void)job;
-    RUN_TURNS("%{vex%} vpdpbusd", "ymm");
+    RUN_TURNS(VPDPBUSD_VEX);
+}
+
+static void int8_avx2(struct job *job) {
+    (void)job;
+    RUN_TURNS(VPMADDUBSW_VPADDW);
 }
 
 static void bf16_avx512(struct job *job) {
     (void)job;
-    RUN_TURNS("vdpbf16ps", "zmm");
+    RUN_TURNS(VDPBF16PS);
+}
+
+static void bf16_fma(struct job *job) {
+    (void)job;
+    RUN_TURNS(VFMADD231PS);
 }
 
 static bool has_avx_vnni(void) {
@@ -129,7 +138,7 @@ static bool has_avx_vnni(void) {
 }
 
 static struct measure read_measure(void) {
-    struct measure m = {.row = "limit_read", .unit = "GB/s", .run = read_plain};
+    struct measure m = {.row = "limit_read", .unit = "GB/s", .by = "loads", .run = read_plain};
     if (__builtin_cpu_supports("avx512f"))
         m.run = read_avx512;
     else if (__builtin_cpu_supports("avx2"))
@@ -137,25 +146,30 @@ static struct measure read_measure(void) {
     return m;
 }
 
-/* A product and a sum are two operations: 4 products for each of the 16 or 8 int32 lanes. */
+/* A product and a sum are two operations. Sums of 16 bits are enough for some products of bytes by
+ * 4 bits: the most that AVX2 alone can do. */
 static struct measure int8_measure(void) {
     struct measure m = {.row = "limit_int8", .unit = "GOP/s"};
-    if (__builtin_cpu_supports("avx512vnni")) {
-        m.run = int8_avx512;
-        m.per_thread = 2.0 * 64 * CHAINS * PEAK_TURNS;
-    } else if (has_avx_vnni()) {
-        m.run = int8_avx_vnni;
-        m.per_thread = 2.0 * 32 * CHAINS * PEAK_TURNS;
-    }
+    double products = 0; /* of a chain's turn */
+    if (__builtin_cpu_supports("avx512vnni"))
+        m.run = int8_avx512, m.by = "vpdpbusd, 512 bits", products = 64;
+    else if (has_avx_vnni())
+        m.run = int8_avx_vnni, m.by = "vpdpbusd, 256 bits", products = 32;
+    else if (__builtin_cpu_supports("avx2"))
+        m.run = int8_avx2, m.by = "vpmaddubsw and vpaddw, 256 bits", products = 32;
+    m.per_thread = 2 * products * CHAINS * PEAK_TURNS;
     return m;
 }
 
+/* Without bf16 instructions it is widened, and multiplied as f32. */
 static struct measure bf16_measure(void) {
     struct measure m = {.row = "limit_bf16", .unit = "GOP/s"};
-    if (__builtin_cpu_supports("avx512bf16")) {
-        m.run = bf16_avx512;
-        m.per_thread = 2.0 * 32 * CHAINS * PEAK_TURNS;
-    }
+    double products = 0;
+    if (__builtin_cpu_supports("avx512bf16"))
+        m.run = bf16_avx512, m.by = "vdpbf16ps, 512 bits", products = 32;
+    else if (__builtin_cpu_supports("fma"))
+        m.run = bf16_fma, m.by = "vfmadd231ps, 256 bits", products = 8;
+    m.per_thread = 2 * products * CHAINS * PEAK_TURNS;
     return m;
 }
 
@@ -212,12 +226,13 @@ static double run_threads(const struct measure *m, const vector *memory, int n_t
 
 static void print_samples(const struct measure *m, const vector *memory, int n_threads, int n) {
     printf("{\"row\": \"%s\", \"engine\": \"machine\", \"threads\": %d, \"unit\": \"%s\", "
-           "\"samples\": ",
+           "\"by\": ",
            m->row, n_threads, m->unit);
     if (!m->run) {
-        printf("null}\n");
+        printf("null, \"samples\": null}\n");
         return;
     }
+    printf("\"%s\", \"samples\": ", m->by);
     double work = m->per_thread > 0 ? m->per_thread * n_threads : (double)READ_BYTES * READ_PASSES;
     for (int i = 0; i < n; i++)
         printf("%s%.2f", i ? ", " : "[", work / run_threads(m, memory, n_threads) / 1e9);

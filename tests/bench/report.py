@@ -118,7 +118,8 @@ def remarks(meta):
     """Lines: what whoever reads the figures must know."""
     lines = [f"Loaded: {meta['machine']['loaded']}. The figures of this run are too low."] if meta["machine"]["loaded"] else []
     lines += [f"Missing: {words}" for words in meta["missing"]]
-    lines += [f"This CPU lacks the instruction for {name}: rows whose limit needs it have none." for name in meta["lacking"]]
+    lines += [f"{name} by {by}" if by else f"This CPU lacks the instructions for {name}: rows whose limit needs it have none."
+              for name, by in meta["limits_by"].items()]
     if meta["estimated"]:
         lines.append("ik (est.): ik_llama.cpp is in no package index; llama.cpp's figure of this run times their ratio in one older run.")
     return lines

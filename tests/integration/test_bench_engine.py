@@ -122,9 +122,9 @@ def fake_tools(folder):
     """The two programs, as shell scripts that answer at once."""
     (folder / "machine_limits").write_text("""#!/bin/sh
 for threads in 1 2; do
-    echo "{\\"row\\": \\"limit_read\\", \\"threads\\": $threads, \\"samples\\": [10]}"
-    echo "{\\"row\\": \\"limit_int8\\", \\"threads\\": $threads, \\"samples\\": [100]}"
-    echo "{\\"row\\": \\"limit_bf16\\", \\"threads\\": $threads, \\"samples\\": null}"
+    echo "{\\"row\\": \\"limit_read\\", \\"by\\": \\"loads\\", \\"threads\\": $threads, \\"samples\\": [10]}"
+    echo "{\\"row\\": \\"limit_int8\\", \\"by\\": \\"sums\\", \\"threads\\": $threads, \\"samples\\": [100]}"
+    echo "{\\"row\\": \\"limit_bf16\\", \\"by\\": null, \\"threads\\": $threads, \\"samples\\": null}"
 done
 """)
     (folder / "bench_engine").write_text("""#!/bin/sh
@@ -143,7 +143,7 @@ def test_a_run_without_peers(tiny, tmp_path, capsys):
     assert [(r["row"], r["threads"]) for r in ours] == [(r.name, r.threads) for r in limits.ROWS]
     assert all(r["n"] == 4 and r["max"] == 3 and r["min"] == r["threads"] for r in ours)
     assert [r["limit"] is None for r in ours] == [r.kind == "prefill" for r in limits.ROWS]  # no bf16, no limit of prefill
-    assert bench.lacking == {"limit_bf16"} and "--no-peers" in bench.missing[0]
+    assert bench.limits_by == {"limit_read": "loads", "limit_int8": "sums", "limit_bf16": None} and "--no-peers" in bench.missing[0]
     assert {r["row"] for r in rows if r["engine"] == "machine"} == {"limit_read", "limit_int8"}
     assert "0 min 00 s left" in capsys.readouterr().err.splitlines()[-1]
 
@@ -252,9 +252,9 @@ def test_a_loaded_machine_is_named():
     assert machine.describe(0.2, 0.1, 1, 60, 2)["loaded"] == ""
     loaded = machine.describe(3, 4, 20, 60, 2)
     assert "load average was 3.0" in loaded["loaded"] and "steal" in loaded["loaded"] and "20.0 %" in loaded["loaded"]
-    meta = {"machine": loaded, "missing": ["openvino: why"], "lacking": ["limit_bf16"], "estimated": [1]}
+    meta = {"machine": loaded, "missing": ["openvino: why"], "limits_by": {"limit_int8": "sums", "limit_bf16": None}, "estimated": [1]}
     assert [line.split(":")[0] for line in report.remarks(meta)] == \
-        ["Loaded", "Missing", "This CPU lacks the instruction for limit_bf16", "ik (est.)"]
+        ["Loaded", "Missing", "limit_int8 by sums", "This CPU lacks the instructions for limit_bf16", "ik (est.)"]
 
 
 # ---- picture ----
