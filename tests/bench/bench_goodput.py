@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures goodput on two cores: llama.cpp's server, Baton colocated, Baton split; JSON rows on stdout, a table on stderr.
 
-  bench_goodput.py [--mixes NAME,...] [--systems NAME,...] [--seconds N] [--build DIR] [--model FILE] [--no-peers]
+  bench_goodput.py [--mixes NAME,...] [--systems NAME,...] [--seconds N] [--slower FACTOR] [--build DIR] [--model FILE] [--no-peers]
 
 The load is `baton bench`, open loop, on the same two cores. Requests arrive at a Poisson rate and are of two classes: `chat`, 64 tokens
 that ask for 200, and `long`, 1,500 tokens that ask for 4. A mix is the share of long ones among all: chat 0, mix_10, mix_50, long 1.
@@ -15,9 +15,10 @@ Systems:
 
 A chat request is good when its first token came within 1 s and 99 % of *its* gaps between tokens are at most 25 ms (nearest rank: of
 199 gaps one may be longer). A long one has too few gaps for a p99 and is good when its first token came within --long-ttft-ms: 4 s by
-default, because no single core computes 1,500 tokens in 1 s. Goodput of a system in a mix is the highest rate found at which 95 % of
-each class are good; what fails or is not answered in time is not good. The search doubles or halves the rate until it is bracketed, then
-bisects; it is bounded, so 0 means: not at the lowest rate tried, a request in 4 s.
+default, because no single core computes 1,500 tokens in 1 s. --slower multiplies all three, for a machine on which no system keeps
+them. Goodput of a system in a mix is the highest rate found at which 95 % of each class are good; what fails or is not answered in
+time is not good. The search doubles or halves the rate until it is bracketed, then bisects; it is bounded, so 0 means: not at the
+lowest rate tried, a request in 4 s.
 """
 import argparse
 import json
@@ -117,18 +118,18 @@ def write_trace(path, mix, rate, seconds, seed):
 class Probe:
     """One rate, sent for so many seconds; judged by class."""
 
-    def __init__(self, out, long_ttft_ms):
+    def __init__(self, out, args):
         self.classes, self.shares = out["classes"], {}
         for name in CLASSES:
             rows = [r for r in out["results"] if r.get("class") == name]
             if rows:
-                bound = TTFT_MS if name == "chat" else long_ttft_ms
-                self.shares[name] = sum(self.good(r, bound) for r in rows) / len(rows)
+                ttft_ms = TTFT_MS * args.slower if name == "chat" else args.long_ttft_ms
+                self.shares[name] = sum(self.good(r, ttft_ms, ITL_MS * args.slower) for r in rows) / len(rows)
         self.n, self.failed = out["requests"], out["failed"]
 
     @staticmethod
-    def good(row, ttft_ms):
-        return row["ok"] and row["ttft_ms"] <= ttft_ms and (row["class"] == "long" or row["itl_p99_ms"] <= ITL_MS)
+    def good(row, ttft_ms, itl_ms):
+        return row["ok"] and row["ttft_ms"] <= ttft_ms and (row["class"] == "long" or row["itl_p99_ms"] <= itl_ms)
 
     def is_good(self):
         return min(self.shares.values()) >= SHARE
@@ -161,7 +162,7 @@ class Search:
         except subprocess.TimeoutExpired:
             bench.send_signal(signal.SIGINT)
             bench.wait(10)
-        probe = self.probes[rate] = Probe(json.loads(out.read_text()), self.args.long_ttft_ms)
+        probe = self.probes[rate] = Probe(json.loads(out.read_text()), self.args)
         log(f"{self.system:<16} {self.mix:<7} {rate:6.2f}/s {'good' if probe.is_good() else 'missed':<7}{probe}")
         self.settle()
         return probe
@@ -245,6 +246,7 @@ def main():
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--seconds", type=float, default=20, help="of a probe; longer where fewer than 20 requests would come")
     parser.add_argument("--long-ttft-ms", type=float, default=4000)
+    parser.add_argument("--slower", type=float, default=1, help="what all bounds are multiplied with")
     parser.add_argument("--seed", type=int, default=1, help="of arrivals")
     parser.add_argument("--no-peers", action="store_true", help="only Baton")
     parser.add_argument("--build", type=lambda folder: Path(folder).resolve(), default=ROOT / "build")
@@ -256,6 +258,7 @@ def main():
             parser.error(f"there is no {name!r}; there are {', '.join(known)}")
     if args.no_peers:
         systems = [s for s in systems if not s.startswith("llama.cpp")]
+    args.long_ttft_ms *= args.slower
     args.model = model_path(args.model)
     args.cores = two_cores("goodput")
     os.sched_setaffinity(0, args.cores)
