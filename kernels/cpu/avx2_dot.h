@@ -28,24 +28,12 @@ ALWAYS_INLINE __m256i dot_bytes(__m256i sum, __m256i w, __m256i x) {
 #endif
 }
 
-ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i dot[][2],
-                          const int R) {
-    const __m256i low_bits = _mm256_set1_epi8(15);
-    UNROLL for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m256i first = load_256(w + i * 64), second = load_256(w + i * 64 + 32);
-        UNROLL for (int part = 0; part < 2; part++) {
-            __m256i a = _mm256_and_si256(first, low_bits);
-            __m256i b = _mm256_and_si256(second, low_bits);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256i inputs = four_inputs(x, i + 4 * part, r);
-                dot[r][0] = dot_bytes(dot[r][0], a, inputs);
-                dot[r][1] = dot_bytes(dot[r][1], b, inputs);
-            }
-            first = _mm256_srli_epi16(first, 4);
-            second = _mm256_srli_epi16(second, 4);
-        }
-    }
+ALWAYS_INLINE __m256i dot_nibbles(__m256i sum, __m256i w, __m256i x) {
+    return dot_bytes(sum, w, x);
+}
+
+ALWAYS_INLINE __m256i finish_nibbles(__m256i sum) {
+    return sum;
 }
 
 /* The bytes are 128 too high; `offset` takes 128 times the sum of x away again. */
@@ -64,32 +52,16 @@ ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i 
 
 #else
 
-/* Exact dots of 16 outputs with Q4 nibbles. vpmaddubsw saturates at 32767: eight sums of two
- * products are at most 8 * 2 * 15 * 127 = 30480, so they may be added up in 16 bits. */
-ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i dot[][2],
-                          const int R) {
-    const __m256i low_bits = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    UNROLL for (int i = 0; i < 4; i++) {
-        __m256i first = load_256(w + i * 64), second = load_256(w + i * 64 + 32);
-        UNROLL for (int part = 0; part < 2; part++) {
-            __m256i a = _mm256_and_si256(first, low_bits);
-            __m256i b = _mm256_and_si256(second, low_bits);
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256i inputs = four_inputs(x, i + 4 * part, r);
-                __m256i da = _mm256_maddubs_epi16(a, inputs), db = _mm256_maddubs_epi16(b, inputs);
-                dot[r][0] = i + part ? _mm256_add_epi16(dot[r][0], da) : da;
-                dot[r][1] = i + part ? _mm256_add_epi16(dot[r][1], db) : db;
-                COMPUTE_NOW(dot[r][0]);
-                COMPUTE_NOW(dot[r][1]);
-            }
-            first = _mm256_srli_epi16(first, 4);
-            second = _mm256_srli_epi16(second, 4);
-        }
-    }
-    UNROLL for (int r = 0; r < R; r++) {
-        dot[r][0] = _mm256_madd_epi16(dot[r][0], ones);
-        dot[r][1] = _mm256_madd_epi16(dot[r][1], ones);
-    }
+/* vpmaddubsw saturates at 32767: a group's eight sums of two products are at most
+ * 8 * 2 * 15 * 127 = 30480, so they may be added up in 16 bits, and in 32 at its end. */
+ALWAYS_INLINE __m256i dot_nibbles(__m256i sum, __m256i w, __m256i x) {
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+    COMPUTE_NOW(sum);
+    return sum;
+}
+
+ALWAYS_INLINE __m256i finish_nibbles(__m256i sum) {
+    return _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
 }
 
 /* Exact dots with signed bytes: |w| times x with w's sign; 2 * 128 * 127 = 32512 fits 16 bits. */
@@ -112,3 +84,27 @@ ALWAYS_INLINE void dot_q8(const uint8_t *w, const struct int8_group *x, __m256i 
 }
 
 #endif
+
+ALWAYS_INLINE void dot_q4(const uint8_t *w, const struct int8_group *x, __m256i dot[][2],
+                          const int R) {
+    const __m256i low_bits = _mm256_set1_epi8(15);
+    UNROLL for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 4; i++) {
+        __m256i first = load_256(w + i * 64), second = load_256(w + i * 64 + 32);
+        UNROLL for (int part = 0; part < 2; part++) {
+            __m256i a = _mm256_and_si256(first, low_bits);
+            __m256i b = _mm256_and_si256(second, low_bits);
+            UNROLL for (int r = 0; r < R; r++) {
+                __m256i inputs = four_inputs(x, i + 4 * part, r);
+                dot[r][0] = dot_nibbles(dot[r][0], a, inputs);
+                dot[r][1] = dot_nibbles(dot[r][1], b, inputs);
+            }
+            first = _mm256_srli_epi16(first, 4);
+            second = _mm256_srli_epi16(second, 4);
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) {
+        dot[r][0] = finish_nibbles(dot[r][0]);
+        dot[r][1] = finish_nibbles(dot[r][1]);
+    }
+}
