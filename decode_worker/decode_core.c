@@ -346,6 +346,7 @@ static void tell_status(struct bt_decode_core *core, uint64_t now_us) {
                           kv->refused_range + kv->refused_order + kv->refused_link +
                           kv->refused_checksum + kv->refused_commit + kv->refused_prompt +
                           kv->refused_layout,
+        .links = bt_kv_recv_links_up(core->recv),
     };
     bt_kv_pool_census(core->pool, &status.census);
     for (uint32_t i = 0; core->n_active && i < core->n_seqs; i++) {

@@ -520,6 +520,13 @@ const struct bt_kv_recv_counters *bt_kv_recv_counters(const struct bt_kv_recv *r
     return &recv->counters;
 }
 
+uint32_t bt_kv_recv_links_up(const struct bt_kv_recv *recv) {
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < BT_MAX_LINKS; i++)
+        n += recv->links[i].up;
+    return n;
+}
+
 uint64_t bt_kv_recv_lease_bytes(const struct bt_kv_recv *recv, uint32_t slot) {
     BT_ASSERT(slot < recv->config.max_leases);
     return recv->leases[slot].bytes;

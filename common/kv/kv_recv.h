@@ -127,6 +127,7 @@ struct bt_kv_recv_counters {
     uint64_t parked, parked_expired, leases, committed, aborted;
 };
 const struct bt_kv_recv_counters *bt_kv_recv_counters(const struct bt_kv_recv *recv);
+uint32_t bt_kv_recv_links_up(const struct bt_kv_recv *recv);
 /* Bytes that have landed for a lease so far; after its commit ask before the next event. */
 uint64_t bt_kv_recv_lease_bytes(const struct bt_kv_recv *recv, uint32_t lease);
 bool bt_kv_recv_is_valid(const struct bt_kv_recv *recv);

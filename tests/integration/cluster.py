@@ -178,13 +178,34 @@ class Cluster:
         return choice
 
     def metrics(self):
-        """{name{labels}: value} of /metrics."""
+        return self.parse_metrics(self.get("/metrics")[2])
+
+    @staticmethod
+    def parse_metrics(text):
+        """{name{labels}: value} of what /metrics answers."""
         out = {}
-        for line in self.get("/metrics")[2].decode().splitlines():
+        for line in text.decode().splitlines():
             if line and not line.startswith("#"):
                 name, value = line.rsplit(" ", 1)
                 out[name] = float(value)
         return out
+
+    def fds_at_rest(self):
+        """{process: open descriptors}, once every KV link is up and the router has no client but the one who asks."""
+        peers = {"prefill": self.n_workers["decode"], "decode": self.n_workers["prefill"]}
+        links = {f'baton_links{{worker="{name}",role="{role}"}}': peers[role]
+                 for name in self.workers for role in [name.split("-")[0]]}
+        connection = self.http()
+        try:
+            def rests():
+                connection.request("GET", "/metrics")
+                now = self.parse_metrics(connection.getresponse().read())
+                return now["baton_http_connections"] == 1 and all(now.get(k) == n for k, n in links.items())
+
+            self.wait_for(rests, "links are up and clients gone")
+            return {p.name: p.n_fds() for p in self.processes()}
+        finally:
+            connection.close()
 
     @staticmethod
     def wait_for(condition, what, timeout_s=60):

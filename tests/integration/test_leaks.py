@@ -62,7 +62,7 @@ def test_nothing_is_left(baton, tiny, logs, sanitized):
             def settle():
                 cluster.wait_for(lambda: idle(cluster), "every page is free or cached")
 
-            fds = {p.name: p.n_fds() for p in cluster.processes()}  # nobody has asked anything yet
+            fds = cluster.fds_at_rest()  # nobody has asked for a token yet
             wave(20)
             settle()
             whole = wave(n // 2)
@@ -71,7 +71,7 @@ def test_nothing_is_left(baton, tiny, logs, sanitized):
             whole += wave(n // 2)
             settle()
         assert n * 0.4 < whole < n * 0.6
-        cluster.wait_for(lambda: all(p.n_fds() <= fds[p.name] for p in cluster.processes()), "no descriptor is left over")
+        assert cluster.fds_at_rest() == fds
         if not sanitized:  # the sanitizer's quarantine grows by design
             for process in cluster.processes():
                 grown = process.rss_kb() - half[process.name]

@@ -1,5 +1,5 @@
 /* The decode worker's core by hand: what a router's question about a prefill worker does, prompts
- * that are scored, and what is refused. */
+ * that are scored, what is refused, and the links it counts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,6 +21,7 @@ struct world {
     struct bt_msg_ended ended;
     struct bt_step *step;
     struct bt_msg_reserved reserved;
+    struct bt_msg_status status;
     uint32_t n_scores;           /* heard in all, before any token */
     struct bt_logprobs logprobs; /* of the last token told */
     struct bt_kv_msg grant;
@@ -69,6 +70,8 @@ static void listen(struct world *world) {
             world->logprobs = *action.msg->tokens.rows->logprobs;
         if (action.msg->type == BT_MSG_RESERVED)
             world->reserved = action.msg->reserved;
+        if (action.msg->type == BT_MSG_STATUS)
+            world->status = action.msg->status;
         if (action.msg->type == BT_MSG_SCORES) {
             assert_int_equal(world->n[BT_MSG_TOKENS], 0);
             assert_int_equal(action.msg->scores.first, 1 + world->n_scores);
@@ -300,6 +303,21 @@ static void test_logprobs_of_the_commit(void **state) {
     }
 }
 
+static void test_links_up_are_told(void **state) {
+    struct world *world = *state;
+    attach(world);
+    bt_decode_core_link_up(world->core, world->now_us, 0, (struct bt_id){9, 9});
+    bt_decode_core_link_up(world->core, world->now_us, 3, (struct bt_id){8, 8});
+    world->now_us += 1000000;
+    listen(world);
+    assert_int_equal(world->status.links, 2);
+    bt_decode_core_link_down(world->core, world->now_us, 0);
+    bt_decode_core_link_down(world->core, world->now_us, 1); /* never was up */
+    world->now_us += 1000000;
+    listen(world);
+    assert_int_equal(world->status.links, 1);
+}
+
 static void test_what_can_never_run_here_is_refused(void **state) {
     struct world *world = *state;
     const struct bt_logit_bias bias[] = {{99, 1}, {100, 1}};
@@ -326,6 +344,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_a_scored_row_that_is_no_number_ends_it, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(test_logprobs_of_the_commit, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_links_up_are_told, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_what_can_never_run_here_is_refused, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
