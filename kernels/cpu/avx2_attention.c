@@ -6,7 +6,11 @@
 #include "kernels/cpu/avx2_math.h"
 #include "kernels/cpu/compiler.h"
 
-enum { ROWS_MAX = 4 };
+enum {
+    ROWS_MAX = 4,
+    FEW_ROWS = 3,    /* up to here 4 vectors' sums have room in the registers, else 2 */
+    VECTORS_MAX = 4, /* of K or V at once */
+};
 
 /* Scores, then e, of one row of a piece. */
 typedef float scores[ROWS_MAX][PIECE] __attribute__((aligned(32)));
@@ -16,25 +20,50 @@ ALWAYS_INLINE __m256 fused_pair(__m256i pairs, __m256 odd, __m256 even, __m256 a
     return _mm256_fmadd_ps(even_256(pairs), even, _mm256_fmadd_ps(odd_256(pairs), odd, acc));
 }
 
-ALWAYS_INLINE void dots_bf16(const struct piece *p, uint32_t page, scores s, const int R) {
-    __m256 low[ROWS_MAX], high[ROWS_MAX];
-    const uint32_t *q = p->q;
-    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_ps();
-    for (uint32_t d = 0; d < p->head_dim / 2; d++, q++) {
-        const uint8_t *k = p->k[page] + (size_t)d * 64;
-        __m256i first = _mm256_loadu_si256((const void *)k);
-        __m256i second = _mm256_loadu_si256((const void *)(k + 32));
+/* acc[j][r] += vector j of K or V, in pairs, times row r's pair at x[r * stride]. Beside the sums
+ * there is room in the registers for one row's pair and two vectors, or for one vector. */
+ALWAYS_INLINE void fuse_pairs(__m256 acc[VECTORS_MAX][ROWS_MAX], const __m256i pairs[VECTORS_MAX],
+                              const float *x, const size_t stride, const int R, const int J) {
+    if (R > FEW_ROWS) {
         UNROLL for (int r = 0; r < R; r++) {
-            __m256i pair = _mm256_set1_epi32((int)q[r * HEAD_DIM_MAX]);
-            __m256 odd = odd_256(pair), even = even_256(pair);
-            low[r] = fused_pair(first, odd, even, low[r]);
-            high[r] = fused_pair(second, odd, even, high[r]);
+            __m256 even = _mm256_set1_ps(x[r * stride]), odd = _mm256_set1_ps(x[r * stride + 1]);
+            UNROLL for (int j = 0; j < J; j++) acc[j][r] =
+                fused_pair(pairs[j], odd, even, acc[j][r]);
         }
+        return;
     }
-    UNROLL for (int r = 0; r < R; r++) {
-        _mm256_store_ps(s[r] + page * PAGE, low[r]);
-        _mm256_store_ps(s[r] + page * PAGE + 8, high[r]);
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++) {
+        __m256 even = _mm256_set1_ps(x[r * stride]), odd = _mm256_set1_ps(x[r * stride + 1]);
+        acc[j][r] = fused_pair(pairs[j], odd, even, acc[j][r]);
     }
+}
+
+/* Fetches a line of V, which the values will need, and of the K that is read next: where rows are
+ * few, both come from memory, and the CPU sees no stream across pages. */
+ALWAYS_INLINE void fetch_ahead(const struct piece *p, uint32_t page, const int U, size_t at) {
+    uint32_t next = page + (uint32_t)U < p->page_end ? page + (uint32_t)U : page;
+    _mm_prefetch((const char *)p->v[page] + at, _MM_HINT_T1);
+    _mm_prefetch((const char *)p->k[next] + at, _MM_HINT_T1);
+}
+
+/* Dots of R rows with U pages at once: 2 * U * R independent chains hide fma's latency. */
+ALWAYS_INLINE void dots_bf16(const struct piece *p, const float *q, uint32_t page, scores s,
+                             const int R, const int U) {
+    __m256 acc[VECTORS_MAX][ROWS_MAX];
+    UNROLL for (int j = 0; j < 2 * U; j++) UNROLL for (int r = 0; r < R; r++) acc[j][r] =
+        _mm256_setzero_ps();
+    for (uint32_t d = 0; d < p->head_dim / 2; d++) {
+        __m256i pairs[VECTORS_MAX];
+        UNROLL for (int u = 0; u < U; u++) {
+            const uint8_t *k = p->k[page + (uint32_t)u] + (size_t)d * 64;
+            pairs[2 * u] = _mm256_loadu_si256((const void *)k);
+            pairs[2 * u + 1] = _mm256_loadu_si256((const void *)(k + 32));
+            fetch_ahead(p, page + (uint32_t)u, U, (size_t)d * 64);
+        }
+        fuse_pairs(acc, pairs, q + 2 * d, HEAD_DIM_MAX, R, 2 * U);
+    }
+    UNROLL for (int j = 0; j < 2 * U; j++) UNROLL for (int r = 0; r < R; r++)
+        _mm256_store_ps(s[r] + page * PAGE + j * 8, acc[j][r]);
 }
 
 ALWAYS_INLINE void dots_f32(const struct piece *p, uint32_t page, scores s, const int R) {
@@ -106,102 +135,124 @@ static void round_probabilities(const struct piece *p, scores s, int r) {
     }
 }
 
-/* o of R rows for 16 dims from `at`. Adding +0 at the end makes -0 into +0: how many masked pages
- * were read must not show. */
-ALWAYS_INLINE void values(struct piece *p, scores s, uint32_t at, const int bf16, const int R) {
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 low[ROWS_MAX], high[ROWS_MAX];
-    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = zero;
+/* Adding +0 makes -0 into +0: how many masked pages were read must not show. */
+ALWAYS_INLINE void store_values(struct piece *p, __m256 acc[VECTORS_MAX][ROWS_MAX], uint32_t at,
+                                const int R, const int J) {
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++)
+        _mm256_storeu_ps(p->o[r] + at + j * 8, _mm256_add_ps(acc[j][r], _mm256_setzero_ps()));
+}
+
+/* o of R rows for 8 * J dims from `at`. */
+ALWAYS_INLINE void values_bf16(struct piece *p, scores s, uint32_t at, const int R, const int J) {
+    __m256 acc[VECTORS_MAX][ROWS_MAX];
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++) acc[j][r] =
+        _mm256_setzero_ps();
     for (uint32_t i = p->page_first; i < p->page_end; i++) {
         const uint8_t *v = p->v[i] + (size_t)at * 4;
-        for (uint32_t t = i * PAGE; t < (i + 1) * PAGE; t += 1 + (uint32_t)bf16) {
-            __m256i first = _mm256_loadu_si256((const void *)v);
-            __m256i second = _mm256_loadu_si256((const void *)(v + 32));
+        for (uint32_t t = i * PAGE; t < (i + 1) * PAGE; t += 2) {
+            __m256i pairs[VECTORS_MAX];
+            UNROLL for (int j = 0; j < J; j++) pairs[j] =
+                _mm256_loadu_si256((const void *)(v + j * 32));
+            fuse_pairs(acc, pairs, s[0] + t, PIECE, R, J);
             v += (size_t)p->head_dim * 4;
+        }
+    }
+    store_values(p, acc, at, R, J);
+}
+
+/* o of R rows for 16 dims from `at`. */
+ALWAYS_INLINE void values_f32(struct piece *p, scores s, uint32_t at, const int R) {
+    __m256 acc[VECTORS_MAX][ROWS_MAX];
+    UNROLL for (int r = 0; r < R; r++) acc[0][r] = acc[1][r] = _mm256_setzero_ps();
+    for (uint32_t i = p->page_first; i < p->page_end; i++) {
+        const float *v = (const float *)(const void *)p->v[i] + at;
+        for (uint32_t t = i * PAGE; t < (i + 1) * PAGE; t++, v += p->head_dim) {
+            __m256 first = _mm256_loadu_ps(v), second = _mm256_loadu_ps(v + 8);
             UNROLL for (int r = 0; r < R; r++) {
-                __m256 even = _mm256_set1_ps(s[r][t]);
-                if (bf16) {
-                    __m256 odd = _mm256_set1_ps(s[r][t + 1]);
-                    low[r] = fused_pair(first, odd, even, low[r]);
-                    high[r] = fused_pair(second, odd, even, high[r]);
-                } else {
-                    __m256 a = _mm256_mul_ps(_mm256_castsi256_ps(first), even);
-                    __m256 b = _mm256_mul_ps(_mm256_castsi256_ps(second), even);
-                    low[r] = _mm256_add_ps(low[r], a);
-                    high[r] = _mm256_add_ps(high[r], b);
-                }
+                __m256 e = _mm256_set1_ps(s[r][t]);
+                acc[0][r] = _mm256_add_ps(acc[0][r], _mm256_mul_ps(first, e));
+                acc[1][r] = _mm256_add_ps(acc[1][r], _mm256_mul_ps(second, e));
             }
         }
     }
-    UNROLL for (int r = 0; r < R; r++) {
-        _mm256_storeu_ps(p->o[r] + at, _mm256_add_ps(low[r], zero));
-        _mm256_storeu_ps(p->o[r] + at + 8, _mm256_add_ps(high[r], zero));
+    store_values(p, acc, at, R, 2);
+}
+
+/* The queries' bf16 pairs as f32. */
+ALWAYS_INLINE void widen_queries(const struct piece *p, float q[ROWS_MAX][HEAD_DIM_MAX],
+                                 const int R) {
+    UNROLL for (int r = 0; r < R; r++) for (uint32_t d = 0; d < p->head_dim; d += 8) {
+        __m128i half = _mm_loadu_si128((const void *)(p->q + r * HEAD_DIM_MAX + d / 2));
+        __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+        _mm256_store_ps(q[r] + d, _mm256_castsi256_ps(wide));
     }
 }
 
-ALWAYS_INLINE void piece_rows(struct piece *p, const int bf16, const int R) {
+ALWAYS_INLINE void piece_bf16_rows(struct piece *p, const int R) {
+    float q[ROWS_MAX][HEAD_DIM_MAX] __attribute__((aligned(32)));
     scores s;
-    for (uint32_t i = p->page_first; i < p->page_end; i++) {
-        if (bf16)
-            dots_bf16(p, i, s, R);
-        else
-            dots_f32(p, i, s, R);
-    }
+    uint32_t i = p->page_first, at = 0;
+    widen_queries(p, q, R);
+    if (R <= FEW_ROWS)
+        for (; i + 2 <= p->page_end; i += 2)
+            dots_bf16(p, q[0], i, s, R, 2);
+    for (; i < p->page_end; i++)
+        dots_bf16(p, q[0], i, s, R, 1);
     for (int r = 0; r < R; r++) {
         soften(p, s, r);
-        if (bf16)
-            round_probabilities(p, s, r);
+        round_probabilities(p, s, r);
     }
+    if (R <= FEW_ROWS)
+        for (; at + 32 <= p->head_dim; at += 32)
+            values_bf16(p, s, at, R, 4);
+    for (; at < p->head_dim; at += 16)
+        values_bf16(p, s, at, R, 2);
+}
+
+ALWAYS_INLINE void piece_f32_rows(struct piece *p, const int R) {
+    scores s;
+    for (uint32_t i = p->page_first; i < p->page_end; i++)
+        dots_f32(p, i, s, R);
+    for (int r = 0; r < R; r++)
+        soften(p, s, r);
     for (uint32_t at = 0; at < p->head_dim; at += 16)
-        values(p, s, at, bf16, R);
+        values_f32(p, s, at, R);
 }
 
-ALWAYS_INLINE void piece_any(struct piece *p, const int bf16) {
-    switch (p->n_rows) {
-    case 1:
-        piece_rows(p, bf16, 1);
-        break;
-    case 2:
-        piece_rows(p, bf16, 2);
-        break;
-    case 3:
-        piece_rows(p, bf16, 3);
-        break;
-    default:
-        piece_rows(p, bf16, 4);
-        break;
-    }
+/* As fuse_pairs, in exact integers: K or V has been widened to 16 bits. */
+ALWAYS_INLINE void add_pairs(__m256i acc[VECTORS_MAX][ROWS_MAX], const __m256i pairs[VECTORS_MAX],
+                             const uint32_t *x, const size_t stride, const int R, const int J) {
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++) acc[j][r] =
+        _mm256_add_epi32(acc[j][r],
+                         _mm256_madd_epi16(pairs[j], _mm256_set1_epi32((int)x[r * stride])));
 }
 
-static void piece_bf16(struct piece *p) {
-    piece_any(p, 1);
-}
-
-static void piece_f32(struct piece *p) {
-    piece_any(p, 0);
+ALWAYS_INLINE __m256i widen_256(const uint8_t *x) {
+    return _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)x));
 }
 
 /* As dots_bf16, in exact integers times each key's scale. */
-ALWAYS_INLINE void dots_int8(const struct piece *p, uint32_t page, scores s, const int R) {
-    const struct int8_scales *scales = int8_scales_of(p->k[page], p->head_dim);
-    __m256i low[ROWS_MAX], high[ROWS_MAX];
-    const uint32_t *q = p->q;
-    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
-    for (uint32_t d = 0; d < p->head_dim / 2; d++, q++) {
-        const uint8_t *k = p->k[page] + (size_t)d * 32;
-        __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)k));
-        __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(k + 16)));
-        UNROLL for (int r = 0; r < R; r++) {
-            __m256i pair = _mm256_set1_epi32((int)q[r * HEAD_DIM_MAX]);
-            low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(first, pair));
-            high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(second, pair));
+ALWAYS_INLINE void dots_int8(const struct piece *p, uint32_t page, scores s, const int R,
+                             const int U) {
+    __m256i acc[VECTORS_MAX][ROWS_MAX];
+    UNROLL for (int j = 0; j < 2 * U; j++) UNROLL for (int r = 0; r < R; r++) acc[j][r] =
+        _mm256_setzero_si256();
+    for (uint32_t d = 0; d < p->head_dim / 2; d++) {
+        __m256i pairs[VECTORS_MAX];
+        UNROLL for (int u = 0; u < U; u++) {
+            const uint8_t *k = p->k[page + (uint32_t)u] + (size_t)d * 32;
+            pairs[2 * u] = widen_256(k);
+            pairs[2 * u + 1] = widen_256(k + 16);
+            if (d % 2 == 0)
+                fetch_ahead(p, page + (uint32_t)u, U, (size_t)d * 32);
         }
+        add_pairs(acc, pairs, p->q + d, HEAD_DIM_MAX, R, 2 * U);
     }
-    UNROLL for (int r = 0; r < R; r++) {
-        __m256 a = _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), _mm256_loadu_ps(scales->k));
-        __m256 b = _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), _mm256_loadu_ps(scales->k + 8));
-        _mm256_store_ps(s[r] + page * PAGE, a);
-        _mm256_store_ps(s[r] + page * PAGE + 8, b);
+    UNROLL for (int j = 0; j < 2 * U; j++) {
+        uint32_t i = page + (uint32_t)j / 2;
+        __m256 scale = _mm256_loadu_ps(int8_scales_of(p->k[i], p->head_dim)->k + j % 2 * 8);
+        UNROLL for (int r = 0; r < R; r++) _mm256_store_ps(
+            s[r] + page * PAGE + j * 8, _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j][r]), scale));
     }
 }
 
@@ -235,62 +286,74 @@ static float scale_probabilities(const struct piece *p, scores s, uint32_t *out,
     return step;
 }
 
-/* As values, in exact integers times the scale of the row's probabilities. */
+/* As values_bf16, in exact integers times the scale of the row's probabilities. */
 ALWAYS_INLINE void values_int8(struct piece *p, pairs probabilities, const float *step, uint32_t at,
-                               const int R) {
-    __m256i low[ROWS_MAX], high[ROWS_MAX];
-    UNROLL for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
+                               const int R, const int J) {
+    __m256i acc[VECTORS_MAX][ROWS_MAX];
+    __m256 o[VECTORS_MAX][ROWS_MAX];
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++) acc[j][r] =
+        _mm256_setzero_si256();
     for (uint32_t i = p->page_first; i < p->page_end; i++) {
         const uint8_t *v = p->v[i] + (size_t)at * 2;
         for (uint32_t t = i * (PAGE / 2); t < (i + 1) * (PAGE / 2); t++) {
-            __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)v));
-            __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(v + 16)));
+            __m256i wide[VECTORS_MAX];
+            UNROLL for (int j = 0; j < J; j++) wide[j] = widen_256(v + j * 16);
+            add_pairs(acc, wide, probabilities[0] + t, PIECE / 2, R, J);
             v += (size_t)p->head_dim * 2;
-            UNROLL for (int r = 0; r < R; r++) {
-                __m256i pair = _mm256_set1_epi32((int)probabilities[r][t]);
-                low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(first, pair));
-                high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(second, pair));
-            }
         }
     }
-    UNROLL for (int r = 0; r < R; r++) {
-        __m256 scale = _mm256_set1_ps(step[r]), zero = _mm256_setzero_ps();
-        __m256 first = _mm256_mul_ps(_mm256_cvtepi32_ps(low[r]), scale);
-        __m256 second = _mm256_mul_ps(_mm256_cvtepi32_ps(high[r]), scale);
-        _mm256_storeu_ps(p->o[r] + at, _mm256_add_ps(first, zero));
-        _mm256_storeu_ps(p->o[r] + at + 8, _mm256_add_ps(second, zero));
-    }
+    UNROLL for (int j = 0; j < J; j++) UNROLL for (int r = 0; r < R; r++) o[j][r] =
+        _mm256_mul_ps(_mm256_cvtepi32_ps(acc[j][r]), _mm256_set1_ps(step[r]));
+    store_values(p, o, at, R, J);
 }
 
 ALWAYS_INLINE void piece_int8_rows(struct piece *p, const int R) {
     scores s;
     pairs probabilities;
     float step[ROWS_MAX];
-    for (uint32_t i = p->page_first; i < p->page_end; i++)
-        dots_int8(p, i, s, R);
+    uint32_t i = p->page_first, at = 0;
+    if (R <= FEW_ROWS)
+        for (; i + 2 <= p->page_end; i += 2)
+            dots_int8(p, i, s, R, 2);
+    for (; i < p->page_end; i++)
+        dots_int8(p, i, s, R, 1);
     for (int r = 0; r < R; r++) {
         soften(p, s, r);
         step[r] = scale_probabilities(p, s, probabilities[r], r);
     }
-    for (uint32_t at = 0; at < p->head_dim; at += 16)
-        values_int8(p, probabilities, step, at, R);
+    if (R <= FEW_ROWS)
+        for (; at + 32 <= p->head_dim; at += 32)
+            values_int8(p, probabilities, step, at, R, 4);
+    for (; at < p->head_dim; at += 16)
+        values_int8(p, probabilities, step, at, R, 2);
+}
+
+#define FOR_EACH_ROW_COUNT(CALL) \
+    switch (p->n_rows) {         \
+    case 1:                      \
+        CALL(p, 1);              \
+        break;                   \
+    case 2:                      \
+        CALL(p, 2);              \
+        break;                   \
+    case 3:                      \
+        CALL(p, 3);              \
+        break;                   \
+    default:                     \
+        CALL(p, 4);              \
+        break;                   \
+    }
+
+static void piece_bf16(struct piece *p) {
+    FOR_EACH_ROW_COUNT(piece_bf16_rows)
+}
+
+static void piece_f32(struct piece *p) {
+    FOR_EACH_ROW_COUNT(piece_f32_rows)
 }
 
 static void piece_int8(struct piece *p) {
-    switch (p->n_rows) {
-    case 1:
-        piece_int8_rows(p, 1);
-        break;
-    case 2:
-        piece_int8_rows(p, 2);
-        break;
-    case 3:
-        piece_int8_rows(p, 3);
-        break;
-    default:
-        piece_int8_rows(p, 4);
-        break;
-    }
+    FOR_EACH_ROW_COUNT(piece_int8_rows)
 }
 
 static void merge(float *sum, const float *o, uint32_t n, float a, float b) {
