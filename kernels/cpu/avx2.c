@@ -107,10 +107,11 @@ static void exp_shifted(const float *x, float shift, size_t n, float *out) {
 
 #define SHARED_ENTRIES                                                                            \
     BT_PACK_ENTRIES, .prepare = bt_avx2_prepare, .rmsnorm = rmsnorm, .rope = rope,                \
-                     .silu_mul = silu_mul, .add = bt_fma_add, .attention = bt_avx2_attention,     \
-                     .attention_merge = bt_avx2_attention_merge, .all_finite = bt_fma_all_finite, \
-                     .argmax = argmax, .max = max, .exp = exp_shifted, .scale = bt_fma_scale,     \
-                     .divide = bt_fma_divide, .to_bf16 = bt_fma_to_bf16
+                     .silu_mul = silu_mul, .add = bt_fma_add, .cache_write = bt_avx2_cache_write, \
+                     .attention = bt_avx2_attention, .attention_merge = bt_avx2_attention_merge,  \
+                     .all_finite = bt_fma_all_finite, .argmax = argmax, .max = max,               \
+                     .exp = exp_shifted, .scale = bt_fma_scale, .divide = bt_fma_divide,          \
+                     .to_bf16 = bt_fma_to_bf16
 
 const struct bt_kernels bt_avx2_kernels = {
     .name = "avx2",

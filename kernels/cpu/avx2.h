@@ -14,5 +14,6 @@ void bt_avx2_prepare(enum bt_prepared form, const float *x, size_t x_stride, uin
 void bt_avx2_linear(const struct bt_linear *args);
 void bt_avx2vnni_linear(const struct bt_linear *args);
 void bt_avx2vnni_evex_linear(const struct bt_linear *args);
+void bt_avx2_cache_write(const struct bt_cache_write *args);
 void bt_avx2_attention(const struct bt_attention *args);
 void bt_avx2_attention_merge(const struct bt_attention *args);

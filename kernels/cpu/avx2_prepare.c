@@ -18,29 +18,44 @@ static uint32_t top_bits_of(const __m256 v[4]) {
     return (uint32_t)_mm_cvtsi128_si32(half);
 }
 
+/* The sum of all lanes. */
+static int32_t total_of(__m256i v) {
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    return _mm_cvtsi128_si32(half);
+}
+
+/* A group's 32 numbers, as its steps of 4: even steps stand in the lower half of each q. */
+static void store_steps(const __m256i q[4], uint32_t row, struct int8_group *to) {
+    __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    uint32_t steps[8];
+    _mm256_storeu_si256((void *)steps, bytes);
+    for (int i = 0; i < 4; i++) {
+        memcpy(to->q[2 * i][row], &steps[i], 4);
+        memcpy(to->q[2 * i + 1][row], &steps[4 + i], 4);
+    }
+}
+
+/* A group of one row: q = RNE(x / s) by vcvtps2dq, which rounds to nearest even. */
 static void prepare_int8_row(const float *x, uint32_t n_in, uint32_t row, struct int8_group *to) {
     for (uint32_t g = 0; g < n_in / GROUP; g++, x += GROUP, to++) {
         __m256 v[4];
+        __m256i q[4];
         for (int i = 0; i < 4; i++)
             v[i] = _mm256_loadu_ps(x + i * 8);
         float s = from_bits(top_bits_of(v)) / 127.0f;
-        __m256i sum = _mm256_setzero_si256(), keep = _mm256_set1_epi32(scale_is_usable(s) ? -1 : 0);
-        for (int i = 0; i < 4; i++) {
-            __m256i q = _mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(s)));
-            q = _mm256_and_si256(q, keep);
-            sum = _mm256_add_epi32(sum, q);
-            int32_t lanes[8];
-            _mm256_storeu_si256((void *)lanes, q);
-            for (int j = 0; j < 8; j++)
-                to->q[i * 2 + j / 4][row][j % 4] = (int8_t)lanes[j];
-        }
-        int32_t lanes[8], total = 0;
-        _mm256_storeu_si256((void *)lanes, sum);
-        for (int j = 0; j < 8; j++)
-            total += lanes[j];
+        __m256i keep = _mm256_set1_epi32(scale_is_usable(s) ? -1 : 0);
+        for (int i = 0; i < 4; i++)
+            q[i] =
+                _mm256_and_si256(_mm256_cvtps_epi32(_mm256_div_ps(v[i], _mm256_set1_ps(s))), keep);
+        int32_t sum =
+            total_of(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
+        store_steps(q, row, to);
         to->s[row] = s;
-        to->t[row] = s * (float)total;
-        to->offset[row] = -128 * total;
+        to->t[row] = s * (float)sum;
+        to->offset[row] = -128 * sum;
     }
 }
 

@@ -127,11 +127,11 @@ static void to_bf16(const float *x, size_t n, uint16_t *out) {
     }
 }
 
-#define SHARED_ENTRIES                                                                             \
-    BT_PACK_ENTRIES, .prepare = bt_avx512_prepare, .rmsnorm = rmsnorm, .rope = rope,               \
-                     .silu_mul = silu_mul, .add = add, .all_finite = all_finite, .argmax = argmax, \
-                     .max = max, .exp = exp_shifted, .scale = bt_fma_scale,                        \
-                     .divide = bt_fma_divide, .to_bf16 = to_bf16
+#define SHARED_ENTRIES                                                                           \
+    BT_PACK_ENTRIES, .prepare = bt_avx512_prepare, .rmsnorm = rmsnorm, .rope = rope,             \
+                     .silu_mul = silu_mul, .add = add, .cache_write = bt_avx2_cache_write,       \
+                     .all_finite = all_finite, .argmax = argmax, .max = max, .exp = exp_shifted, \
+                     .scale = bt_fma_scale, .divide = bt_fma_divide, .to_bf16 = to_bf16
 
 const struct bt_kernels bt_avx512_kernels = {
     .name = "avx512",

@@ -20,4 +20,4 @@ void bt_pack_cache_write(const struct bt_cache_write *args);
     .packed_bytes = bt_pack_bytes, .repack = bt_pack_rows, .row_bytes = bt_pack_row_bytes, \
     .dequantise = bt_pack_dequantise, .prepared_for = bt_pack_prepared_for,                \
     .prepared_bytes = bt_pack_prepared_bytes, .page_bytes = bt_pack_page_bytes,            \
-    .cache_write = bt_pack_cache_write, .zero_tail = bt_pack_zero_tail
+    .zero_tail = bt_pack_zero_tail

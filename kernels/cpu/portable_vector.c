@@ -95,6 +95,7 @@ const struct bt_kernels NAME(kernels) = {
     .linear = NAME(linear),
     .rmsnorm = NAME(rmsnorm),
     .rope = NAME(rope),
+    .cache_write = bt_pack_cache_write,
     .silu_mul = NAME(silu_mul),
     .add = NAME(add),
     .attention = NAME(attention),

@@ -358,6 +358,47 @@ static void test_cache_write_any_cut(void **state) {
     }
 }
 
+/* Every path fills a page as portable does, whole or token by token, whatever the numbers are. */
+static void test_cache_write_agrees(void **state) {
+    (void)state;
+    static const uint32_t dims[] = {6, 16, 24, 44, 64, 256};
+    const struct bt_kernels *portable = portable_path();
+    float *k = aligned_bytes(16 * 512 * sizeof *k), *v = aligned_bytes(16 * 512 * sizeof *v);
+    fill(k, 16 * 512, 3.0f);
+    fill(v, 16 * 512, 3.0f);
+    for (uint32_t i = 0; i < 16 * 512; i += 3)
+        k[i] = v[i] = corner_f32(0);
+    for (int path = 0; path < N_PATHS; path++) {
+        const struct bt_kernels *kernels = path_or_note(PATHS[path]);
+        for (uint32_t i = 0; kernels && i < sizeof dims / sizeof dims[0]; i++)
+            for (int cache = 0; cache < BT_CACHE_COUNT; cache++)
+                for (uint32_t slot = 0; slot < 16; slot++) {
+                    size_t bytes = portable->page_bytes(cache, 2, dims[i]);
+                    uint8_t *wanted = aligned_bytes(bytes), *got = aligned_bytes(bytes);
+                    struct bt_cache_write args = {.cache = cache,
+                                                  .slot = slot,
+                                                  .n_kv_heads = 2,
+                                                  .head_dim = dims[i],
+                                                  .k = k,
+                                                  .v = v,
+                                                  .stride = 512};
+                    memset(wanted, 0xa5, bytes); /* the other tokens stay as they are */
+                    memset(got, 0xa5, bytes);
+                    for (args.n_tokens = 1; slot + args.n_tokens <= 16; args.n_tokens += 4) {
+                        args.page = wanted;
+                        portable->cache_write(&args);
+                        args.page = got;
+                        kernels->cache_write(&args);
+                        assert_memory_equal(wanted, got, bytes);
+                    }
+                    free(wanted);
+                    free(got);
+                }
+    }
+    free(k);
+    free(v);
+}
+
 /* The integers and scales of an int8 page stand where the layout says, rounded as it says. */
 static void test_int8_page(void **state) {
     (void)state;
@@ -402,6 +443,7 @@ int main(void) {
         cmocka_unit_test(test_int8_ignores_masked_scales),
         cmocka_unit_test(test_portable_is_near_double),
         cmocka_unit_test(test_cache_write_any_cut),
+        cmocka_unit_test(test_cache_write_agrees),
         cmocka_unit_test(test_int8_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
