@@ -94,32 +94,51 @@ static inline __m256 visible(const struct piece *p, int row, uint32_t key) {
     return _mm256_castsi256_ps(_mm256_andnot_si256(before, inside));
 }
 
-/* m, e and l of one row. A masked key's e is exactly 0. */
-static void soften(struct piece *p, scores s, int r) {
+/* The highest score of a row, scaled, in its 8 lanes. */
+ALWAYS_INLINE __m256 scale_scores(const struct piece *p, scores s, int r, const int masked) {
     const __m256 lowest = _mm256_set1_ps(-__builtin_inff()), scale = _mm256_set1_ps(p->scale[r]);
-    uint32_t from = p->page_first * PAGE, to = p->page_end * PAGE;
     __m256 top = lowest;
-    for (uint32_t t = from; t < to; t += 8) {
+    for (uint32_t t = p->page_first * PAGE; t < p->page_end * PAGE; t += 8) {
         __m256 score = _mm256_mul_ps(_mm256_load_ps(s[r] + t), scale);
-        score = _mm256_blendv_ps(lowest, score, visible(p, r, t));
+        if (masked)
+            score = _mm256_blendv_ps(lowest, score, visible(p, r, t));
         _mm256_store_ps(s[r] + t, score);
         top = _mm256_max_ps(top, score);
     }
+    return top;
+}
+
+/* e rounded to bf16, the upper half of each: it is no denormal (exp has a floor), and NaN stays. */
+ALWAYS_INLINE __m256 round_probability(__m256 e) {
+    __m256i u = _mm256_castps_si256(e);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000u)));
+    return _mm256_blendv_ps(rounded, e, _mm256_cmp_ps(e, e, _CMP_UNORD_Q));
+}
+
+/* e of 8 keys; exactly 0 where a key is masked. */
+ALWAYS_INLINE __m256 probability(const struct piece *p, scores s, int r, uint32_t t, float m,
+                                 const int masked) {
+    __m256 e = exp_256(_mm256_sub_ps(_mm256_load_ps(s[r] + t), _mm256_set1_ps(m)));
+    return masked ? _mm256_and_ps(e, visible(p, r, t)) : e;
+}
+
+/* m, e and l of one row; for bf16 pages e is rounded once it has been summed. */
+ALWAYS_INLINE void soften_keys(struct piece *p, scores s, int r, const int bf16, const int masked) {
     float lanes[16] __attribute__((aligned(32)));
-    _mm256_store_ps(lanes, top);
+    _mm256_store_ps(lanes, scale_scores(p, s, r, masked));
     float m = lanes[0];
     for (int i = 1; i < 8; i++)
         m = lanes[i] > m ? lanes[i] : m;
     __m256 low = _mm256_setzero_ps(), high = _mm256_setzero_ps();
-    for (uint32_t t = from; t < to; t += 16) {
-        __m256 first = exp_256(_mm256_sub_ps(_mm256_load_ps(s[r] + t), _mm256_set1_ps(m)));
-        __m256 second = exp_256(_mm256_sub_ps(_mm256_load_ps(s[r] + t + 8), _mm256_set1_ps(m)));
-        first = _mm256_and_ps(first, visible(p, r, t));
-        second = _mm256_and_ps(second, visible(p, r, t + 8));
-        _mm256_store_ps(s[r] + t, first);
-        _mm256_store_ps(s[r] + t + 8, second);
+    for (uint32_t t = p->page_first * PAGE; t < p->page_end * PAGE; t += 16) {
+        __m256 first = probability(p, s, r, t, m, masked);
+        __m256 second = probability(p, s, r, t + 8, m, masked);
         low = _mm256_add_ps(low, first);
         high = _mm256_add_ps(high, second);
+        _mm256_store_ps(s[r] + t, bf16 ? round_probability(first) : first);
+        _mm256_store_ps(s[r] + t + 8, bf16 ? round_probability(second) : second);
     }
     _mm256_store_ps(lanes, low);
     _mm256_store_ps(lanes + 8, high);
@@ -127,12 +146,14 @@ static void soften(struct piece *p, scores s, int r) {
     p->l[r] = tree_f32(lanes);
 }
 
-/* e rounded to bf16 stands in s as f32 again: the upper half of each is its bf16. */
-static void round_probabilities(const struct piece *p, scores s, int r) {
-    for (uint32_t t = p->page_first * PAGE; t < p->page_end * PAGE; t += 8) {
-        __m256i half = bf16_256(_mm256_load_ps(s[r] + t));
-        _mm256_store_ps(s[r] + t, _mm256_castsi256_ps(_mm256_slli_epi32(half, 16)));
-    }
+static void soften(struct piece *p, scores s, int r, int bf16) {
+    int masked = p->low[r] > p->page_first * PAGE || p->high[r] < p->page_end * PAGE;
+    if (bf16 && masked)
+        soften_keys(p, s, r, 1, 1);
+    else if (bf16)
+        soften_keys(p, s, r, 1, 0);
+    else
+        soften_keys(p, s, r, 0, 1);
 }
 
 /* Adding +0 makes -0 into +0: how many masked pages were read must not show. */
@@ -198,10 +219,8 @@ ALWAYS_INLINE void piece_bf16_rows(struct piece *p, const int R) {
             dots_bf16(p, q[0], i, s, R, 2);
     for (; i < p->page_end; i++)
         dots_bf16(p, q[0], i, s, R, 1);
-    for (int r = 0; r < R; r++) {
-        soften(p, s, r);
-        round_probabilities(p, s, r);
-    }
+    for (int r = 0; r < R; r++)
+        soften(p, s, r, 1);
     if (R <= FEW_ROWS)
         for (; at + 32 <= p->head_dim; at += 32)
             values_bf16(p, s, at, R, 4);
@@ -214,7 +233,7 @@ ALWAYS_INLINE void piece_f32_rows(struct piece *p, const int R) {
     for (uint32_t i = p->page_first; i < p->page_end; i++)
         dots_f32(p, i, s, R);
     for (int r = 0; r < R; r++)
-        soften(p, s, r);
+        soften(p, s, r, 0);
     for (uint32_t at = 0; at < p->head_dim; at += 16)
         values_f32(p, s, at, R);
 }
@@ -318,7 +337,7 @@ ALWAYS_INLINE void piece_int8_rows(struct piece *p, const int R) {
     for (; i < p->page_end; i++)
         dots_int8(p, i, s, R, 1);
     for (int r = 0; r < R; r++) {
-        soften(p, s, r);
+        soften(p, s, r, 0);
         step[r] = scale_probabilities(p, s, probabilities[r], r);
     }
     if (R <= FEW_ROWS)
