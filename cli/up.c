@@ -20,6 +20,7 @@
 #include "common/base/clock.h"
 #include "common/base/config.h"
 #include "common/device/cpu_count.h"
+#include "common/engine/worker_options.h"
 
 enum {
     WORKERS_MAX = 32,
@@ -46,8 +47,8 @@ struct up {
     int code;
 };
 
-static const char *const precisions[] = {"fast", "bf16", "exact"};
-static const char *const kv_types[] = {"auto", "bf16", "f32", "int8"};
+static const char *const precisions[] = BT_PRECISION_CHOICES;
+static const char *const kv_types[] = BT_KV_TYPE_CHOICES;
 static const char *const modes[] = {"auto", "always", "never"};
 
 static double now_ms(void) {
@@ -422,11 +423,10 @@ static size_t fill_work(struct up *up, struct bt_option *out) {
     const struct bt_option rows[] = {
         {"threads", BT_OPTION_U32, &up->threads, "0", 0, 256, .argument = "T",
          .help = "Compute threads of each worker; 0 shares this machine's CPUs among the workers."},
-        {"precision", BT_OPTION_CHOICE, &up->precision, "fast",
-         .choices = {"fast", "bf16", "exact"}, .argument = "PROFILE",
-         .help = "Arithmetic profile of all workers."},
-        {"kv-cache-dtype", BT_OPTION_CHOICE, &up->kv_type, "auto",
-         .choices = {"auto", "bf16", "f32", "int8"}, .argument = "TYPE",
+        {"precision", BT_OPTION_CHOICE, &up->precision, "fast", .choices = BT_PRECISION_CHOICES,
+         .argument = "PROFILE", .help = "Arithmetic profile of all workers."},
+        {"kv-cache-dtype", BT_OPTION_CHOICE, &up->kv_type, "auto", .choices = BT_KV_TYPE_CHOICES,
+         .argument = "TYPE",
          .help = "What the workers' KV caches hold; auto: bf16, with --precision exact f32. int8 "
                  "takes half the bytes."},
         {"disaggregate", BT_OPTION_CHOICE, &up->disaggregate, "auto",

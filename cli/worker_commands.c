@@ -42,11 +42,11 @@ static size_t fill_options(struct command_line *c, bool decode, struct bt_option
          .help = "Compute threads; 0 takes one per CPU that this process is given: its mask, and "
                  "the CPU quota of its control group."},
         {"pin", BT_OPTION_FLAG, &o->pin, "no", .help = "Keep each compute thread on one CPU."},
-        {"precision", BT_OPTION_CHOICE, &c->precision, "fast", .choices = {"fast", "bf16", "exact"},
+        {"precision", BT_OPTION_CHOICE, &c->precision, "fast", .choices = BT_PRECISION_CHOICES,
          .argument = "PROFILE",
          .help = "Arithmetic profile; the same for all workers of a cluster."},
-        {"kv-cache-dtype", BT_OPTION_CHOICE, &c->kv_type, "auto",
-         .choices = {"auto", "bf16", "f32", "int8"}, .argument = "TYPE",
+        {"kv-cache-dtype", BT_OPTION_CHOICE, &c->kv_type, "auto", .choices = BT_KV_TYPE_CHOICES,
+         .argument = "TYPE",
          .help = "What the KV cache holds; the same for all workers of a cluster. auto: bf16, with "
                  "--precision exact f32. int8 takes half of bf16's bytes, in memory and on links."},
         {"kv-tokens", BT_OPTION_U32, &c->kv_tokens, "0", 0, 1u << 30, .argument = "N",
@@ -183,7 +183,7 @@ static bt_status complete(struct command_line *c, const char *role, struct bt_er
                        "kv-tokens is %u and kv-memory is %llu: only one of them may be given",
                        c->kv_tokens, (unsigned long long)o->kv_memory_bytes);
     o->precision = (enum bt_precision)c->precision;
-    o->kv_type = (enum bt_kv_type)c->kv_type; /* the choices stand in the enum's order */
+    o->kv_type = (enum bt_kv_type)c->kv_type;
     if (o->precision == BT_PRECISION_EXACT &&
         (o->kv_type == BT_KV_BF16 || o->kv_type == BT_KV_INT8))
         return bt_fail(err, BT_E_INVALID,

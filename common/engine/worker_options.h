@@ -19,6 +19,13 @@ enum bt_precision {
     BT_PRECISION_EXACT, /* f32 arithmetic and cache */
 };
 
+/* What the options call them and the types of a KV cache: the `choices` of a bt_option, each in
+ * its enum's order. */
+#define BT_PRECISION_CHOICES \
+    { "fast", "bf16", "exact" }
+#define BT_KV_TYPE_CHOICES \
+    { "auto", "bf16", "f32", "int8" }
+
 static inline enum bt_profile bt_precision_profile(enum bt_precision precision) {
     return precision == BT_PRECISION_EXACT  ? BT_PROFILE_EXACT
            : precision == BT_PRECISION_BF16 ? BT_PROFILE_BF16
