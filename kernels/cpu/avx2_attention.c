@@ -108,13 +108,14 @@ ALWAYS_INLINE __m256 scale_scores(const struct piece *p, scores s, int r, const 
     return top;
 }
 
-/* e rounded to bf16, the upper half of each: it is no denormal (exp has a floor), and NaN stays. */
+/* e rounded to bf16, the upper half of each: it is no denormal (exp has a floor), and NaN is cut.
+ */
 ALWAYS_INLINE __m256 round_probability(__m256 e) {
     __m256i u = _mm256_castps_si256(e);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
     __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
-    __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000u)));
-    return _mm256_blendv_ps(rounded, e, _mm256_cmp_ps(e, e, _CMP_UNORD_Q));
+    __m256 both = _mm256_blendv_ps(_mm256_castsi256_ps(up), e, _mm256_cmp_ps(e, e, _CMP_UNORD_Q));
+    return odd_256(_mm256_castps_si256(both));
 }
 
 /* e of 8 keys; exactly 0 where a key is masked. */
